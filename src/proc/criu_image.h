@@ -1,0 +1,68 @@
+/* The few of CRIU's image files that rewarm reads (and, in the copy made for one restore, edits).
+ *
+ * An image is one or two magic words, then entries of a 4-byte little-endian length and a protobuf
+ * message (src/proc/criu.proto has our own definitions of the few that matter; unknown fields are kept
+ * when an entry is written back). Every parser takes bytes, checks every length, and is fuzzed. */
+#ifndef REWARM_PROC_CRIU_IMAGE_H
+#define REWARM_PROC_CRIU_IMAGE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/error.h"
+
+/* pagemap-PID.img. */
+enum { REWARM_PE_PARENT = 1, REWARM_PE_LAZY = 2, REWARM_PE_PRESENT = 4 };
+struct rewarm_image_pages {
+    uint64_t vaddr, pages;
+    uint32_t flags;
+};
+int rewarm_image_parse_pagemap(const void *data, size_t bytes, struct rewarm_image_pages **ret_pages,
+                               size_t *ret_count, struct rewarm_error *err);
+int rewarm_image_pagemap(int dirfd, int32_t pid, struct rewarm_image_pages **ret_pages,
+                         size_t *ret_count, struct rewarm_error *err);
+
+/* pstree.img, parents before children. */
+struct rewarm_image_process {
+    int32_t pid, ppid, pgid, sid;
+    uint32_t threads; /* 0: a zombie */
+    char comm[32];    /* from core-PID.img */
+};
+int rewarm_image_pstree(int dirfd, struct rewarm_image_process **ret_processes, size_t *ret_count,
+                        struct rewarm_error *err);
+
+/* mm-PID.img: the areas, with what a restore wants to know of them. */
+struct rewarm_image_vma {
+    uint64_t start, end;
+    uint32_t status, flags, prot; /* CRIU's VMA_* bits, mmap flags and protection */
+    uint64_t madv;                /* 1 << MADV_* */
+    uint32_t shmid;               /* file id for file mappings */
+};
+int rewarm_image_mm(int dirfd, int32_t pid, struct rewarm_image_vma **ret_vmas, size_t *ret_count,
+                    struct rewarm_error *err);
+
+/* The mapped regular files of all processes: unique absolute paths. Free with rewarm_image_paths_free. */
+int rewarm_image_mapped_files(int dirfd, char ***ret_paths, size_t *ret_count,
+                              struct rewarm_error *err);
+void rewarm_image_paths_free(char **paths, size_t count);
+
+/* What descriptor `fd` of process `pid` is, as the key that `criu restore --inherit-fd fd[N]:KEY` wants:
+ * "pipe:[ID]", "path/without/leading/slash", "socket:[ID]", "tty[rdev:dev]" as CRIU spells it. NULL when
+ * the descriptor is closed or of a kind that is not inherited (e.g. /dev/null: CRIU re-opens it). */
+int rewarm_image_inherit_key(int dirfd, int32_t pid, int fd, char **ret_key,
+                             struct rewarm_error *err);
+
+/* Edits for one restore, on the extracted copy of the images in `dirfd`:
+ * - every established TCP connection whose other end is not in the image too becomes closed;
+ * - regular files that were written at their end and have grown (logs) are re-opened at the new end;
+ *   such a file that has gone is created again, empty; any other changed size is REWARM_E_MISFIT with
+ *   the path. Files whose path equals one of `skip_keys` (inherited) are left alone.
+ * Counts what was done into *ret_report (may be NULL). */
+struct rewarm_image_edits {
+    unsigned tcp_kept, tcp_closed, listeners, files_moved_to_end, files_created;
+};
+int rewarm_image_edit_for_restore(int dirfd, char *const *skip_keys, size_t skip_count,
+                                  struct rewarm_image_edits *ret_report, struct rewarm_error *err);
+
+#endif
