@@ -38,8 +38,8 @@ struct rewarm_error {
 
 /* Fills `err` unless it holds an error already. Returns -code. `native` (an errno value, or 0) is
  * appended to the message as text. */
-int rewarm_error_set(struct rewarm_error *err, enum rewarm_code code, int native, const char *format,
-                     ...) __attribute__((format(printf, 4, 5)));
+int rewarm_error_set(struct rewarm_error *err, enum rewarm_code code, int native,
+                     const char *format, ...) __attribute__((format(printf, 4, 5)));
 
 /* Puts "WHAT: " in front of the message of an error that is set. Returns -code of `err` (or
  * -REWARM_E_SYSTEM when `err` is NULL or empty: wrapping never turns failure into success). */

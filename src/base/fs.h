@@ -3,14 +3,15 @@
 #ifndef REWARM_BASE_FS_H
 #define REWARM_BASE_FS_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
 
 #include "base/error.h"
 
-/* Reads or writes exactly `bytes`, going on after short transfers and EINTR. Return 0, or a negative
- * code; an early end of file is REWARM_E_CORRUPT. `what` names the file in the message. */
+/* Reads or writes exactly `bytes`, going on after short transfers and EINTR. Return 0, or a
+ * negative code; an early end of file is REWARM_E_CORRUPT. `what` names the file in the message. */
 int rewarm_fs_read_full(int fd, void *buffer, size_t bytes, const char *what,
                         struct rewarm_error *err);
 int rewarm_fs_write_full(int fd, const void *buffer, size_t bytes, const char *what,
@@ -20,8 +21,8 @@ int rewarm_fs_pread_full(int fd, void *buffer, size_t bytes, uint64_t offset_byt
 int rewarm_fs_pwrite_full(int fd, const void *buffer, size_t bytes, uint64_t offset_bytes,
                           const char *what, struct rewarm_error *err);
 
-/* Reads a whole file of at most `limit_bytes` (REWARM_E_CORRUPT beyond). Works on /proc files, whose
- * size is unknown. `*ret_text` is NUL-terminated, to be freed; `ret_bytes` may be NULL. */
+/* Reads a whole file of at most `limit_bytes` (REWARM_E_CORRUPT beyond). Works on /proc files,
+ * whose size is unknown. `*ret_text` is NUL-terminated, to be freed; `ret_bytes` may be NULL. */
 int rewarm_fs_read_file(int dirfd, const char *path, size_t limit_bytes, char **ret_text,
                         size_t *ret_bytes, struct rewarm_error *err);
 

@@ -23,8 +23,8 @@ void rewarm_log(enum rewarm_log_level level, const char *format, ...)
     if (level > current_level)
         return;
     int saved = errno;
-    static const char *const prefix[] = {"rewarm: error: ", "rewarm: warning: ", "rewarm: ",
-                                         "rewarm: ", "rewarm: debug: "};
+    static const char *const prefix[] = {
+        "rewarm: error: ", "rewarm: warning: ", "rewarm: ", "rewarm: ", "rewarm: debug: "};
     char line[2048];
     size_t used = strlen(prefix[level]);
     memcpy(line, prefix[level], used);

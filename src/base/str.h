@@ -1,4 +1,5 @@
-/* Strings: formatted allocation, human-readable sizes and times, names that are safe as file names. */
+/* Strings: formatted allocation, human-readable sizes and times, names that are safe as file names.
+ */
 #ifndef REWARM_BASE_STR_H
 #define REWARM_BASE_STR_H
 
@@ -8,7 +9,8 @@
 
 #include "base/error.h"
 
-/* asprintf that aborts on an exhausted heap, as every small allocation here does. Free the result. */
+/* asprintf that aborts on an exhausted heap, as every small allocation here does. Free the result.
+ */
 char *rewarm_str_format(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 /* strdup, calloc and reallocarray that abort on an exhausted heap. */
@@ -20,7 +22,7 @@ void *rewarm_mem_resize(void *old, size_t count, size_t bytes);
 #define REWARM_GROW(array, capacity, count)                                                        \
     do {                                                                                           \
         if ((count) >= *(capacity)) {                                                              \
-            *(capacity) = *(capacity) != 0 ? *(capacity)*2 : 16;                                   \
+            *(capacity) = *(capacity) != 0 ? *(capacity) * 2 : 16;                                 \
             *(array) = rewarm_mem_resize(*(array), *(capacity), sizeof(**(array)));                \
         }                                                                                          \
     } while (0)

@@ -1,4 +1,5 @@
-/* Trace of one freeze or restore: spans on lanes, appended to a file by every process that takes part.
+/* Trace of one freeze or restore: spans on lanes, appended to a file by every process that takes
+ * part.
  *
  * The file has one JSON object a line: {"lane":"fill","name":"chunks","t0":NS,"t1":NS,"bytes":N},
  * times from rewarm_time_now_ns(). Appends are single write(2) calls on an O_APPEND descriptor, so
@@ -27,8 +28,8 @@ struct rewarm_span {
     uint64_t bytes;
 };
 
-/* Parses a trace file's text; lines that do not parse are skipped (the file may end in the middle of
- * a line after a crash). Free the result. Spans are sorted by start. */
+/* Parses a trace file's text; lines that do not parse are skipped (the file may end in the middle
+ * of a line after a crash). Free the result. Spans are sorted by start. */
 int rewarm_trace_parse(const char *text, size_t bytes, struct rewarm_span **ret_spans,
                        size_t *ret_count, struct rewarm_error *err);
 
