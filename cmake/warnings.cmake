@@ -13,6 +13,7 @@ target_compile_options(
               -Wpointer-arith
               -Wwrite-strings
               -Wundef
+              -Wno-format-truncation # messages are cut on purpose where they do not fit
               -fstack-protector-strong
               -fno-strict-aliasing)
 if(REWARM_WERROR)
