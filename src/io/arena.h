@@ -18,7 +18,8 @@ int rewarm_arena_new(size_t slots, size_t slot_bytes, unsigned threads,
                      struct rewarm_arena **ret_arena, struct rewarm_error *err);
 void rewarm_arena_free(struct rewarm_arena *arena);
 
-/* Takes a slot, waiting while none is free; NULL once rewarm_arena_stop() was called. Any thread. */
+/* Takes a slot, waiting while none is free; NULL once rewarm_arena_stop() was called. Any thread.
+ */
 void *rewarm_arena_get(struct rewarm_arena *arena);
 void rewarm_arena_put(struct rewarm_arena *arena, void *slot);
 

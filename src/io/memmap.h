@@ -1,10 +1,11 @@
 /* Where the pages of a snapshot's processes are: plain structures that the store writes and reads,
  * freeze builds, and the lazy-pages peer serves from. No behaviour here but look-up and freeing.
  *
- * Memory is cut into *windows*: the aligned REWARM_WINDOW_BYTES pieces of a process's address space.
- * The dumped, non-zero pages of one window, concatenated in address order, are one *chunk*. Alignment
- * by address (not by position in a stream) is what makes forked workers' chunks equal. A page that is
- * in no run of its window is a zero page. A chunk never exceeds REWARM_WINDOW_BYTES. */
+ * Memory is cut into *windows*: the aligned REWARM_WINDOW_BYTES pieces of a process's address
+ * space. The dumped, non-zero pages of one window, concatenated in address order, are one *chunk*.
+ * Alignment by address (not by position in a stream) is what makes forked workers' chunks equal. A
+ * page that is in no run of its window is a zero page. A chunk never exceeds REWARM_WINDOW_BYTES.
+ */
 #ifndef REWARM_IO_MEMMAP_H
 #define REWARM_IO_MEMMAP_H
 
@@ -42,8 +43,8 @@ struct rewarm_window {
     uint32_t reserved;
 };
 
-/* The lazy memory of one process. `pid` is the one in CRIU's images. Windows are in address order and
- * no two have the same vaddr; each space's windows are contiguous in memmap.windows. */
+/* The lazy memory of one process. `pid` is the one in CRIU's images. Windows are in address order
+ * and no two have the same vaddr; each space's windows are contiguous in memmap.windows. */
 struct rewarm_space {
     int32_t pid;
     uint32_t reserved;

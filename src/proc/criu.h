@@ -1,4 +1,5 @@
-/* CRIU as a program: finding it, knowing what it can do, running it, and its last error in words. */
+/* CRIU as a program: finding it, knowing what it can do, running it, and its last error in words.
+ */
 #ifndef REWARM_PROC_CRIU_H
 #define REWARM_PROC_CRIU_H
 
@@ -8,12 +9,12 @@
 
 #include "base/error.h"
 
-/* Which CRIU: $REWARM_CRIU (a bundle folder or a program), else the bundle of the build or installation
- * (PREFIX/libexec/rewarm/criu), else `criu` in PATH. Probed once a process. */
+/* Which CRIU: $REWARM_CRIU (a bundle folder or a program), else the bundle of the build or
+ * installation (PREFIX/libexec/rewarm/criu), else `criu` in PATH. Probed once a process. */
 struct rewarm_criu {
-    char *path;        /* what a person would call it */
-    char *argv0[8];    /* how it is started: loader, --library-path, ... ; NULL-terminated */
-    unsigned version;  /* 40300 for 4.3 */
+    char *path;       /* what a person would call it */
+    char *argv0[8];   /* how it is started: loader, --library-path, ... ; NULL-terminated */
+    unsigned version; /* 40300 for 4.3 */
     char version_text[32];
 };
 int rewarm_criu_find(const struct rewarm_criu **ret_criu, struct rewarm_error *err);
@@ -27,14 +28,15 @@ struct rewarm_criu_child {
     const char *verb;
 };
 
-/* Starts `criu VERB ARGS...` with stdin from /dev/null. Descriptors listed in `keep` stay open in it
- * under the same numbers. `log_dirfd` gets the log. */
+/* Starts `criu VERB ARGS...` with stdin from /dev/null. Descriptors listed in `keep` stay open in
+ * it under the same numbers. `log_dirfd` gets the log. */
 int rewarm_criu_start(const struct rewarm_criu *criu, const char *verb, const char *const *args,
                       const int *keep, size_t keep_count, int log_dirfd,
                       struct rewarm_criu_child *ret_child, struct rewarm_error *err);
 
 /* Waits for its end (or `deadline_ns`: then it is killed). A non-zero exit becomes REWARM_E_CRIU,
- * REWARM_E_REFUSED, REWARM_E_MISFIT or REWARM_E_BUSY with its last error line in words and advice. */
+ * REWARM_E_REFUSED, REWARM_E_MISFIT or REWARM_E_BUSY with its last error line in words and advice.
+ */
 int rewarm_criu_wait(struct rewarm_criu_child *child, uint64_t deadline_ns,
                      struct rewarm_error *err);
 

@@ -1,8 +1,9 @@
 /* The few of CRIU's image files that rewarm reads (and, in the copy made for one restore, edits).
  *
  * An image is one or two magic words, then entries of a 4-byte little-endian length and a protobuf
- * message (src/proc/criu.proto has our own definitions of the few that matter; unknown fields are kept
- * when an entry is written back). Every parser takes bytes, checks every length, and is fuzzed. */
+ * message (src/proc/criu.proto has our own definitions of the few that matter; unknown fields are
+ * kept when an entry is written back). Every parser takes bytes, checks every length, and is
+ * fuzzed. */
 #ifndef REWARM_PROC_CRIU_IMAGE_H
 #define REWARM_PROC_CRIU_IMAGE_H
 
@@ -18,8 +19,9 @@ struct rewarm_image_pages {
     uint64_t vaddr, pages;
     uint32_t flags;
 };
-int rewarm_image_parse_pagemap(const void *data, size_t bytes, struct rewarm_image_pages **ret_pages,
-                               size_t *ret_count, struct rewarm_error *err);
+int rewarm_image_parse_pagemap(const void *data, size_t bytes,
+                               struct rewarm_image_pages **ret_pages, size_t *ret_count,
+                               struct rewarm_error *err);
 int rewarm_image_pagemap(int dirfd, int32_t pid, struct rewarm_image_pages **ret_pages,
                          size_t *ret_count, struct rewarm_error *err);
 
@@ -42,23 +44,25 @@ struct rewarm_image_vma {
 int rewarm_image_mm(int dirfd, int32_t pid, struct rewarm_image_vma **ret_vmas, size_t *ret_count,
                     struct rewarm_error *err);
 
-/* The mapped regular files of all processes: unique absolute paths. Free with rewarm_image_paths_free. */
+/* The mapped regular files of all processes: unique absolute paths. Free with
+ * rewarm_image_paths_free. */
 int rewarm_image_mapped_files(int dirfd, char ***ret_paths, size_t *ret_count,
                               struct rewarm_error *err);
 void rewarm_image_paths_free(char **paths, size_t count);
 
-/* What descriptor `fd` of process `pid` is, as the key that `criu restore --inherit-fd fd[N]:KEY` wants:
- * "pipe:[ID]", "path/without/leading/slash", "socket:[ID]", "tty[rdev:dev]" as CRIU spells it. NULL when
- * the descriptor is closed or of a kind that is not inherited (e.g. /dev/null: CRIU re-opens it). */
+/* What descriptor `fd` of process `pid` is, as the key that `criu restore --inherit-fd fd[N]:KEY`
+ * wants: "pipe:[ID]", "path/without/leading/slash", "socket:[ID]", "tty[rdev:dev]" as CRIU spells
+ * it. NULL when the descriptor is closed or of a kind that is not inherited (e.g. /dev/null: CRIU
+ * re-opens it). */
 int rewarm_image_inherit_key(int dirfd, int32_t pid, int fd, char **ret_key,
                              struct rewarm_error *err);
 
 /* Edits for one restore, on the extracted copy of the images in `dirfd`:
  * - every established TCP connection whose other end is not in the image too becomes closed;
- * - regular files that were written at their end and have grown (logs) are re-opened at the new end;
- *   such a file that has gone is created again, empty; any other changed size is REWARM_E_MISFIT with
- *   the path. Files whose path equals one of `skip_keys` (inherited) are left alone.
- * Counts what was done into *ret_report (may be NULL). */
+ * - regular files that were written at their end and have grown (logs) are re-opened at the new
+ * end; such a file that has gone is created again, empty; any other changed size is REWARM_E_MISFIT
+ * with the path. Files whose path equals one of `skip_keys` (inherited) are left alone. Counts what
+ * was done into *ret_report (may be NULL). */
 struct rewarm_image_edits {
     unsigned tcp_kept, tcp_closed, listeners, files_moved_to_end, files_created;
 };

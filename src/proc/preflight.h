@@ -8,9 +8,10 @@
 #include "base/error.h"
 
 /* Checks a whole tree: io_uring rings, terminals, devices other than the harmless ones, unsupported
- * sockets (vsock, netlink with data, raw packet), /dev/nvidia*, a process traced by somebody, members in
- * other namespaces, the caller itself or an ancestor of it in the tree, kernel threads. Returns 0, or
- * REWARM_E_REFUSED with "process 12 (python3), descriptor 7 (anon_inode:[io_uring]): WHY; WHAT TO DO". */
+ * sockets (vsock, netlink with data, raw packet), /dev/nvidia*, a process traced by somebody,
+ * members in other namespaces, the caller itself or an ancestor of it in the tree, kernel threads.
+ * Returns 0, or REWARM_E_REFUSED with "process 12 (python3), descriptor 7 (anon_inode:[io_uring]):
+ * WHY; WHAT TO DO". */
 int rewarm_preflight_tree(pid_t root, struct rewarm_error *err);
 
 #endif

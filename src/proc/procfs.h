@@ -1,4 +1,5 @@
-/* /proc: processes, their trees, maps and descriptors. Parsers take text, so that they can be fuzzed. */
+/* /proc: processes, their trees, maps and descriptors. Parsers take text, so that they can be
+ * fuzzed. */
 #ifndef REWARM_PROC_PROCFS_H
 #define REWARM_PROC_PROCFS_H
 
@@ -11,7 +12,7 @@
 
 struct rewarm_proc_stat {
     pid_t pid, ppid, pgrp, session;
-    char state;         /* R S D T t Z X I */
+    char state; /* R S D T t Z X I */
     char comm[64];
     unsigned threads;
     uint64_t starttime; /* clock ticks since boot: with pid, names a process for ever */
@@ -37,8 +38,8 @@ int rewarm_proc_maps(pid_t pid, struct rewarm_proc_vma **ret_vmas, size_t *ret_c
                      struct rewarm_error *err);
 void rewarm_proc_vmas_free(struct rewarm_proc_vma *vmas, size_t count);
 
-/* A process and all its descendants, children of any thread, parents before children. Zombies are in.
- * Free with free(). Racy while the tree forks: callers repeat or stop it. */
+/* A process and all its descendants, children of any thread, parents before children. Zombies are
+ * in. Free with free(). Racy while the tree forks: callers repeat or stop it. */
 int rewarm_proc_tree(pid_t root, struct rewarm_proc_stat **ret_stats, size_t *ret_count,
                      struct rewarm_error *err);
 
@@ -48,11 +49,11 @@ int rewarm_proc_rss_anon(pid_t pid, uint64_t *ret_bytes, struct rewarm_error *er
 /* An open descriptor. */
 struct rewarm_proc_fd {
     int fd;
-    unsigned mode;      /* st_mode of what it refers to */
-    unsigned flags;     /* open flags, from fdinfo */
+    unsigned mode;                   /* st_mode of what it refers to */
+    unsigned flags;                  /* open flags, from fdinfo */
     unsigned rdev_major, rdev_minor; /* devices */
     uint64_t inode, size_bytes, pos;
-    char *target;       /* readlink: a path, "pipe:[N]", "socket:[N]", "anon_inode:[io_uring]" */
+    char *target; /* readlink: a path, "pipe:[N]", "socket:[N]", "anon_inode:[io_uring]" */
 };
 int rewarm_proc_fds(pid_t pid, struct rewarm_proc_fd **ret_fds, size_t *ret_count,
                     struct rewarm_error *err);
@@ -64,7 +65,8 @@ int rewarm_proc_vector(pid_t pid, const char *file, char ***ret_vector, struct r
 void rewarm_proc_vector_free(char **vector);
 
 /* Ends a whole tree with SIGKILL: the root and every descendant, again until none is left, until
- * `deadline_ns`. Only processes whose start time was seen are signalled (no PID re-use). Does not reap. */
+ * `deadline_ns`. Only processes whose start time was seen are signalled (no PID re-use). Does not
+ * reap. */
 int rewarm_proc_kill_tree(pid_t root, uint64_t starttime, uint64_t deadline_ns,
                           struct rewarm_error *err);
 
