@@ -15,6 +15,8 @@ struct rewarm_proc_stat {
     char state; /* R S D T t Z X I */
     char comm[64];
     unsigned threads;
+    uint32_t tty;       /* device of the controlling terminal; 0: none */
+    uint32_t flags;     /* PF_* of the kernel */
     uint64_t starttime; /* clock ticks since boot: with pid, names a process for ever */
 };
 int rewarm_proc_parse_stat(const char *text, size_t bytes, struct rewarm_proc_stat *ret_stat,
