@@ -164,10 +164,10 @@ static void zsh_action(enum rewarm_cli_word word, const char *choices)
         fputs("_files -/", stdout);
         break;
     case REWARM_WORD_SNAPSHOT:
-        fputs("_rewarm_names ls", stdout);
+        fputs("_rewarm_snapshots", stdout);
         break;
     case REWARM_WORD_WORKER:
-        fputs("_rewarm_names ps", stdout);
+        fputs("_rewarm_workers", stdout);
         break;
     case REWARM_WORD_COMMAND:
         fputs("_rewarm_commands", stdout);
@@ -230,8 +230,10 @@ static void print_zsh(void)
           "    local -a names store\n"
           "    (( ${+opt_args[--store]} )) && store=(--store ${opt_args[--store]})\n"
           "    names=(${(f)\"$(rewarm $store $1 -q 2>/dev/null)\"})\n"
-          "    compadd -a names\n"
+          "    compadd \"${@:2}\" -a names\n"
           "}\n"
+          "_rewarm_snapshots() { _rewarm_names ls \"$@\" }\n"
+          "_rewarm_workers() { _rewarm_names ps \"$@\" }\n"
           "_rewarm_commands() {\n"
           "    local -a commands=(\n",
           stdout);

@@ -119,7 +119,7 @@ static int freeze_run(struct rewarm_cli *cli, const void *values, char **operand
         return rewarm_cli_fail(cli, &err);
     rewarm_cli_repair(store);
 
-    struct rewarm_cli_progress *progress = rewarm_cli_progress_new(cli, options.name);
+    struct rewarm_cli_progress *progress = rewarm_cli_progress_new(cli, options.name, false);
     options.progress = rewarm_cli_progress_hook(progress);
     struct rewarm_freeze_result result;
     int rc = rewarm_freeze(store, &options, &result, &err);

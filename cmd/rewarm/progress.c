@@ -17,7 +17,8 @@
 struct rewarm_cli_progress {
     struct rewarm_progress hook;
     const char *what;
-    bool bar, drawn; /* drawn: the bar is on the terminal's line */
+    bool bar, worker_follows;
+    bool drawn; /* the bar is on the terminal's line */
     uint64_t every_ns;
     char stage[48];
     uint64_t done_bytes, total_bytes;
@@ -32,7 +33,8 @@ static void hook(void *context, const char *stage, uint64_t done_bytes, uint64_t
     rewarm_cli_progress_update(context, stage, done_bytes, total_bytes);
 }
 
-struct rewarm_cli_progress *rewarm_cli_progress_new(const struct rewarm_cli *cli, const char *what)
+struct rewarm_cli_progress *rewarm_cli_progress_new(const struct rewarm_cli *cli, const char *what,
+                                                    bool worker_follows)
 {
     if (cli->quiet)
         return NULL;
@@ -42,6 +44,7 @@ struct rewarm_cli_progress *rewarm_cli_progress_new(const struct rewarm_cli *cli
         cli->verbose == 0 && isatty(STDERR_FILENO) && (term == NULL || strcmp(term, "dumb") != 0);
     progress->every_ns = progress->bar ? REWARM_NS_PER_S / 10 : REWARM_NS_PER_S;
     progress->what = what;
+    progress->worker_follows = worker_follows;
     progress->drawn_ns = rewarm_time_now_ns(); /* what is over at once needs one line, the last */
     progress->hook = (struct rewarm_progress){.update = hook, .context = progress};
     return progress;
@@ -119,6 +122,13 @@ static void draw_bar(struct rewarm_cli_progress *progress, const char *numbers)
     progress->drawn = true;
 }
 
+static void end_bar(struct rewarm_cli_progress *progress)
+{
+    if (progress->drawn)
+        put("\n");
+    progress->drawn = false;
+}
+
 static void draw(struct rewarm_cli_progress *progress, uint64_t now_ns)
 {
     char numbers[160];
@@ -181,17 +191,19 @@ void rewarm_cli_progress_update(struct rewarm_cli_progress *progress, const char
         return;
     progress->shown = false;
     measure(progress, now_ns, complete);
-    if ((complete && progress->bar) || now_ns - progress->drawn_ns >= progress->every_ns)
+    bool at_once = complete && (progress->bar || progress->worker_follows);
+    if (at_once || now_ns - progress->drawn_ns >= progress->every_ns)
         draw(progress, now_ns);
+    if (complete) /* one line a stage; what comes next may be somebody else's */
+        end_bar(progress);
 }
 
 void rewarm_cli_progress_free(struct rewarm_cli_progress *progress)
 {
     if (progress == NULL)
         return;
-    if (progress->stage[0] != '\0' && !progress->shown)
+    if (progress->stage[0] != '\0' && !progress->shown && !progress->worker_follows)
         draw(progress, rewarm_time_now_ns());
-    if (progress->drawn)
-        put("\n");
+    end_bar(progress);
     free(progress);
 }

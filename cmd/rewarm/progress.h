@@ -7,8 +7,11 @@
 
 struct rewarm_cli_progress;
 
-/* `what` ("freezing llama") is borrowed. NULL with --quiet: every function here takes NULL. */
-struct rewarm_cli_progress *rewarm_cli_progress_new(const struct rewarm_cli *cli, const char *what);
+/* `what` (a snapshot's name) is borrowed. NULL with --quiet: every function here takes NULL. With
+ * `worker_follows` the terminal belongs to a worker afterwards: then every stage's last line comes
+ * at once, and none at the end. */
+struct rewarm_cli_progress *rewarm_cli_progress_new(const struct rewarm_cli *cli, const char *what,
+                                                    bool worker_follows);
 
 /* Ends the line of the bar, prints the last plain line. */
 void rewarm_cli_progress_free(struct rewarm_cli_progress *progress);

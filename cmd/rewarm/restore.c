@@ -155,7 +155,8 @@ static int restore_run(struct rewarm_cli *cli, const void *values, char **operan
         return rewarm_cli_fail(cli, &err);
     rewarm_cli_repair(store);
 
-    struct rewarm_cli_progress *progress = rewarm_cli_progress_new(cli, operands[0]);
+    struct rewarm_cli_progress *progress =
+        rewarm_cli_progress_new(cli, operands[0], !restore->detach);
     struct rewarm_restore_run_options options = {
         .snapshot = operands[0],
         .worker = restore->as,

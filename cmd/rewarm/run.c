@@ -107,7 +107,7 @@ static int run_run(struct rewarm_cli *cli, const void *values, char **operands, 
     rewarm_cli_repair(store);
 
     rewarm_auto_progress struct rewarm_cli_progress *progress =
-        rewarm_cli_progress_new(cli, operands[0]);
+        rewarm_cli_progress_new(cli, operands[0], true);
     struct rewarm_run_options options = {
         .name = operands[0],
         .command = operands + 1,

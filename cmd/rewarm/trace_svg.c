@@ -343,6 +343,7 @@ static void draw_head(FILE *out, unsigned height)
           "@media (prefers-color-scheme: dark) {\n"
           "text { fill: #e6edf3; } .small { fill: #9198a1; } text.in { fill: #ffffff; }\n"
           ".card { fill: #0d1117; stroke: #3d444d; } .grid { stroke: #30363d; }\n"
+          ".c0 { fill: #3579c4; } .c3 { fill: #7c5fd3; }\n"
           "}\n"
           "</style>\n",
           out);

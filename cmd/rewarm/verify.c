@@ -44,7 +44,7 @@ static int verify_one(struct rewarm_cli *cli, struct rewarm_store *store, const 
 {
     struct rewarm_error err = REWARM_ERROR_INIT;
     struct checking checking = {.damages = json_array()};
-    checking.progress = rewarm_cli_progress_new(cli, name);
+    checking.progress = rewarm_cli_progress_new(cli, name, false);
     uint64_t start_ns = rewarm_time_now_ns();
     int rc = rewarm_store_verify(store, name, report, &checking, &err);
     uint64_t took_ns = rewarm_time_now_ns() - start_ns;
