@@ -62,6 +62,12 @@ struct rewarm_restore;
 int rewarm_restore_start(struct rewarm_store *store, const struct rewarm_restore_options *options,
                          struct rewarm_restore **ret_restore, struct rewarm_error *err);
 
+/* Tells options->progress how far the fill is. */
+void rewarm_restore_report(struct rewarm_restore *restore);
+
+/* Isolated: the root's wait status as its namespace's init left it; false while it runs. */
+bool rewarm_restore_root_status(const struct rewarm_restore *restore, int *ret_status);
+
 /* Readable when rewarm_restore_complete() would not block. */
 int rewarm_restore_fd(const struct rewarm_restore *restore);
 
