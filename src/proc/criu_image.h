@@ -36,10 +36,10 @@ int rewarm_image_pstree(int dirfd, struct rewarm_image_process **ret_processes, 
 
 /* mm-PID.img: the areas, with what a restore wants to know of them. */
 struct rewarm_image_vma {
-    uint64_t start, end;
+    uint64_t start, end, offset_bytes;
+    uint64_t shmid;               /* file mappings: the file's id in files.img */
     uint32_t status, flags, prot; /* CRIU's VMA_* bits, mmap flags and protection */
     uint64_t madv;                /* 1 << MADV_* */
-    uint32_t shmid;               /* file id for file mappings */
 };
 int rewarm_image_mm(int dirfd, int32_t pid, struct rewarm_image_vma **ret_vmas, size_t *ret_count,
                     struct rewarm_error *err);
@@ -51,20 +51,35 @@ int rewarm_image_mapped_files(int dirfd, char ***ret_paths, size_t *ret_count,
 void rewarm_image_paths_free(char **paths, size_t count);
 
 /* What descriptor `fd` of process `pid` is, as the key that `criu restore --inherit-fd fd[N]:KEY`
- * wants: "pipe:[ID]", "path/without/leading/slash", "socket:[ID]", "tty[rdev:dev]" as CRIU spells
- * it. NULL when the descriptor is closed or of a kind that is not inherited (e.g. /dev/null: CRIU
- * re-opens it). */
+ * wants: "pipe:[ID]", "path/without/leading/slash" (regular files and FIFOs), "socket:[INODE]"
+ * (unix sockets), "tty[rdev:dev]". NULL when the descriptor is closed or of a kind that CRIU does
+ * not inherit (internet sockets, /dev/null and other devices: CRIU re-opens those).
+ *
+ * Every descriptor of the tree that has the same key is replaced: two that opened one path, both
+ * ends of one pipe. What stands in may be of any kind, except that a terminal wants a terminal, and
+ * that a pipe's key must have been given to rewarm_image_edit_for_restore() first. */
 int rewarm_image_inherit_key(int dirfd, int32_t pid, int fd, char **ret_key,
                              struct rewarm_error *err);
 
-/* Edits for one restore, on the extracted copy of the images in `dirfd`:
- * - every established TCP connection whose other end is not in the image too becomes closed;
- * - regular files that were written at their end and have grown (logs) are re-opened at the new
- * end; such a file that has gone is created again, empty; any other changed size is REWARM_E_MISFIT
- * with the path. Files whose path equals one of `skip_keys` (inherited) are left alone. Counts what
- * was done into *ret_report (may be NULL). */
+/* Edits for one restore, on the extracted copy of the images in `dirfd`, for
+ * `criu restore --tcp-established --network-lock skip` (dumped with the same options):
+ * - a TCP connection whose other end is in the image too is kept, every other one becomes a closed
+ *   socket: reads give ENOTCONN, writes EPIPE, poll POLLHUP, as after --tcp-close;
+ * - regular files that are written at their end (logs) go on at the end that they have now, whether
+ *   they have grown or were truncated or replaced, and readers of such a file keep their place. One
+ *   that has gone is created again, empty, with its old permissions. It does no harm when a log is
+ *   written to between this and the restore;
+ * - any other regular file that has gone or changed its size is REWARM_E_MISFIT with the path;
+ * - what will be inherited (its key is one of `skip_keys`) is not looked at. Pipes among it are
+ *   recorded as regular files of the same key: CRIU opens what stands in for a pipe a second time,
+ *   which fails for a socket and loses a file's O_APPEND and position, but it takes what stands in
+ *   for a regular file as it is.
+ * Paths are looked up as the calling process sees them. Images are replaced atomically (0600), and
+ * left alone when nothing had to change. Counts what was done into *ret_report (may be NULL). */
 struct rewarm_image_edits {
-    unsigned tcp_kept, tcp_closed, listeners, files_moved_to_end, files_created;
+    unsigned tcp_kept, tcp_closed, listeners;   /* sockets, not pairs */
+    unsigned files_moved_to_end, files_created; /* open files, paths */
+    unsigned pipes_inherited;                   /* open files */
 };
 int rewarm_image_edit_for_restore(int dirfd, char *const *skip_keys, size_t skip_count,
                                   struct rewarm_image_edits *ret_report, struct rewarm_error *err);

@@ -1,0 +1,307 @@
+/* files.img and what leads to it: which open file a descriptor is, and how CRIU names it.
+ *
+ * A process's descriptor table has an id (ids-PID.img), the table is fdinfo-ID.img, and its entries
+ * name open files of files.img by id. */
+#include "proc/criu_image.h"
+
+#include <criu.pb-c.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/clean.h"
+#include "base/str.h"
+#include "proc/criu_image_entry.h"
+
+/* What rewarm keeps of one entry, or false when its body is missing. */
+static bool copy_file(const FileEntry *entry, struct rewarm_image_file *ret_file)
+{
+    struct rewarm_image_file file = {.id = entry->id, .type = entry->type};
+    bool body = true;
+    switch (entry->type) {
+    case REWARM_FD_REG:
+        body = entry->reg != NULL && entry->reg->name[0] == '/';
+        if (body) {
+            file.mode = entry->reg->has_mode ? entry->reg->mode : 0;
+            file.path = rewarm_str_dup(entry->reg->name);
+        }
+        break;
+    case REWARM_FD_PIPE:
+        body = entry->pipe != NULL;
+        file.number = body ? entry->pipe->pipe_id : 0;
+        break;
+    case REWARM_FD_FIFO:
+        body = entry->fifo != NULL;
+        file.number = body ? entry->fifo->regf_id : 0;
+        break;
+    case REWARM_FD_INET:
+        body = entry->isk != NULL;
+        file.number = body ? entry->isk->ino : 0;
+        break;
+    case REWARM_FD_UNIX:
+        body = entry->usk != NULL;
+        file.number = body ? entry->usk->ino : 0;
+        break;
+    case REWARM_FD_TTY:
+        body = entry->tty != NULL;
+        file.number = body ? entry->tty->tty_info_id : 0;
+        break;
+    default:
+        break; /* eventfd, epoll, ...: nothing of them is wanted */
+    }
+    if (body)
+        *ret_file = file;
+    return body;
+}
+
+int rewarm_image_parse_files(const void *data, size_t bytes, struct rewarm_image_file **ret_files,
+                             size_t *ret_count, struct rewarm_error *err)
+{
+    static const char name[] = "files.img";
+    struct rewarm_image_cursor cursor;
+    int rc = rewarm_image_begin(name, data, bytes, REWARM_MAGIC_FILES, &cursor, err);
+    if (rc != 0)
+        return rc;
+    struct rewarm_image_file *files = NULL;
+    size_t count = 0, capacity = 0;
+    const uint8_t *message;
+    size_t message_bytes;
+    while ((rc = rewarm_image_next(&cursor, &message, &message_bytes, err)) > 0) {
+        FileEntry *entry = file_entry__unpack(NULL, message_bytes, message);
+        REWARM_GROW(&files, &capacity, count);
+        bool good = entry != NULL && copy_file(entry, &files[count]);
+        if (entry != NULL)
+            file_entry__free_unpacked(entry, NULL);
+        if (!good) {
+            rc = rewarm_image_damaged(name, "an entry can't be read", err);
+            break;
+        }
+        count++;
+    }
+    if (rc < 0) {
+        rewarm_image_files_free(files, count);
+        return rc;
+    }
+    *ret_files = files;
+    *ret_count = count;
+    return 0;
+}
+
+void rewarm_image_files_free(struct rewarm_image_file *files, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        free(files[i].path);
+    free(files);
+}
+
+/* --- remap-fpath.img
+ * ---------------------------------------------------------------------------------- */
+
+int rewarm_image_compare_ids(const void *a, const void *b)
+{
+    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+    return x < y ? -1 : x > y;
+}
+
+bool rewarm_image_has_id(const uint32_t *ids, size_t count, uint32_t id)
+{
+    return count != 0 && bsearch(&id, ids, count, sizeof(*ids), rewarm_image_compare_ids) != NULL;
+}
+
+int rewarm_image_parse_remaps(const void *data, size_t bytes, uint32_t **ret_ids, size_t *ret_count,
+                              struct rewarm_error *err)
+{
+    static const char name[] = "remap-fpath.img";
+    struct rewarm_image_cursor cursor;
+    int rc = rewarm_image_begin(name, data, bytes, REWARM_MAGIC_REMAP, &cursor, err);
+    if (rc != 0)
+        return rc;
+    rewarm_auto_free uint32_t *ids = NULL;
+    size_t count = 0, capacity = 0;
+    const uint8_t *message;
+    size_t message_bytes;
+    while ((rc = rewarm_image_next(&cursor, &message, &message_bytes, err)) > 0) {
+        RemapFilePathEntry *entry = remap_file_path_entry__unpack(NULL, message_bytes, message);
+        if (entry == NULL)
+            return rewarm_image_damaged(name, "an entry can't be read", err);
+        REWARM_GROW(&ids, &capacity, count);
+        ids[count++] = entry->orig_id;
+        remap_file_path_entry__free_unpacked(entry, NULL);
+    }
+    if (rc < 0)
+        return rc;
+    if (count > 1)
+        qsort(ids, count, sizeof(*ids), rewarm_image_compare_ids);
+    *ret_ids = rewarm_steal_ptr(&ids);
+    *ret_count = count;
+    return 0;
+}
+
+int rewarm_image_remaps(int dirfd, uint32_t **ret_ids, size_t *ret_count, struct rewarm_error *err)
+{
+    if (faccessat(dirfd, "remap-fpath.img", F_OK, 0) != 0 && errno == ENOENT) {
+        *ret_ids = NULL; /* CRIU writes it only when there is something to say */
+        *ret_count = 0;
+        return 0;
+    }
+    rewarm_auto_free char *data = NULL;
+    size_t bytes;
+    int rc = rewarm_image_read(dirfd, "remap-fpath.img", &data, &bytes, err);
+    return rc != 0 ? rc : rewarm_image_parse_remaps(data, bytes, ret_ids, ret_count, err);
+}
+
+/* --- from a descriptor to CRIU's name for it
+ * ---------------------------------------------------------- */
+
+static int files_id_of(int dirfd, int32_t pid, uint32_t *ret_id, struct rewarm_error *err)
+{
+    char name[32];
+    snprintf(name, sizeof(name), "ids-%d.img", pid);
+    rewarm_auto_free char *data = NULL;
+    size_t bytes, message_bytes = 0;
+    const uint8_t *message = NULL;
+    struct rewarm_image_cursor cursor;
+    int rc = rewarm_image_read(dirfd, name, &data, &bytes, err);
+    if (rc == 0)
+        rc = rewarm_image_begin(name, data, bytes, REWARM_MAGIC_IDS, &cursor, err);
+    if (rc == 0)
+        rc = rewarm_image_next(&cursor, &message, &message_bytes, err);
+    if (rc < 0)
+        return rc;
+    TaskKobjIdsEntry *entry =
+        rc > 0 ? task_kobj_ids_entry__unpack(NULL, message_bytes, message) : NULL;
+    if (entry == NULL)
+        return rewarm_image_damaged(name, "no ids", err);
+    *ret_id = entry->files_id;
+    task_kobj_ids_entry__free_unpacked(entry, NULL);
+    return 0;
+}
+
+/* 1 with the kind and id of the open file behind `fd`, 0 when it is closed, or a negative code. */
+static int find_descriptor(int dirfd, int32_t pid, int fd, uint32_t *ret_type, uint32_t *ret_id,
+                           struct rewarm_error *err)
+{
+    uint32_t files_id = 0;
+    int rc = files_id_of(dirfd, pid, &files_id, err);
+    if (rc != 0)
+        return rc;
+    char name[32];
+    snprintf(name, sizeof(name), "fdinfo-%u.img", files_id);
+    rewarm_auto_free char *data = NULL;
+    size_t bytes, message_bytes;
+    const uint8_t *message;
+    struct rewarm_image_cursor cursor;
+    rc = rewarm_image_read(dirfd, name, &data, &bytes, err);
+    if (rc == 0)
+        rc = rewarm_image_begin(name, data, bytes, REWARM_MAGIC_FDINFO, &cursor, err);
+    if (rc != 0)
+        return rc;
+    while ((rc = rewarm_image_next(&cursor, &message, &message_bytes, err)) > 0) {
+        FdinfoEntry *entry = fdinfo_entry__unpack(NULL, message_bytes, message);
+        if (entry == NULL)
+            return rewarm_image_damaged(name, "an entry can't be read", err);
+        bool found = fd >= 0 && entry->fd == (uint32_t)fd;
+        if (found) {
+            *ret_type = entry->type;
+            *ret_id = entry->id;
+        }
+        fdinfo_entry__free_unpacked(entry, NULL);
+        if (found)
+            return 1;
+    }
+    return rc;
+}
+
+/* CRIU's name for a terminal: device numbers of what it is and of where its node is. */
+static int tty_key(int dirfd, uint32_t info_id, char **ret_key, struct rewarm_error *err)
+{
+    static const char name[] = "tty-info.img";
+    rewarm_auto_free char *data = NULL;
+    rewarm_auto_free char *key = NULL;
+    size_t bytes, message_bytes;
+    const uint8_t *message;
+    struct rewarm_image_cursor cursor;
+    int rc = rewarm_image_read(dirfd, name, &data, &bytes, err);
+    if (rc == 0)
+        rc = rewarm_image_begin(name, data, bytes, REWARM_MAGIC_TTY_INFO, &cursor, err);
+    if (rc != 0)
+        return rc;
+    while (key == NULL && (rc = rewarm_image_next(&cursor, &message, &message_bytes, err)) > 0) {
+        TtyInfoEntry *entry = tty_info_entry__unpack(NULL, message_bytes, message);
+        if (entry == NULL)
+            return rewarm_image_damaged(name, "an entry can't be read", err);
+        if (entry->id == info_id)
+            key = rewarm_str_format("tty[%x:%x]", entry->rdev, entry->has_dev ? entry->dev : 0);
+        tty_info_entry__free_unpacked(entry, NULL);
+    }
+    if (rc < 0)
+        return rc;
+    *ret_key = rewarm_steal_ptr(&key);
+    return 0;
+}
+
+static const struct rewarm_image_file *find_file(const struct rewarm_image_file *files,
+                                                 size_t count, uint32_t type, uint32_t id)
+{
+    for (size_t i = 0; i < count; i++)
+        if (files[i].type == type && files[i].id == id)
+            return &files[i];
+    return NULL;
+}
+
+static int key_of(int dirfd, const struct rewarm_image_file *files, size_t count,
+                  const struct rewarm_image_file *file, char **ret_key, struct rewarm_error *err)
+{
+    const struct rewarm_image_file *node;
+    *ret_key = NULL;
+    switch (file->type) {
+    case REWARM_FD_REG:
+        if (S_ISREG(file->mode))
+            *ret_key = rewarm_str_dup(file->path + 1);
+        break;
+    case REWARM_FD_PIPE:
+        *ret_key = rewarm_str_format("pipe:[%u]", file->number);
+        break;
+    case REWARM_FD_FIFO:
+        node = find_file(files, count, REWARM_FD_REG, file->number);
+        if (node != NULL)
+            *ret_key = rewarm_str_dup(node->path + 1);
+        break;
+    case REWARM_FD_UNIX:
+        *ret_key = rewarm_str_format("socket:[%u]", file->number);
+        break;
+    case REWARM_FD_TTY:
+        return tty_key(dirfd, file->number, ret_key, err);
+    default:
+        break;
+    }
+    return 0;
+}
+
+int rewarm_image_inherit_key(int dirfd, int32_t pid, int fd, char **ret_key,
+                             struct rewarm_error *err)
+{
+    uint32_t type = 0, id = 0;
+    int rc = find_descriptor(dirfd, pid, fd, &type, &id, err);
+    if (rc < 0)
+        return rc;
+    if (rc == 0) {
+        *ret_key = NULL;
+        return 0;
+    }
+    rewarm_auto_free char *data = NULL;
+    size_t bytes, count = 0;
+    struct rewarm_image_file *files = NULL;
+    char *key = NULL;
+    rc = rewarm_image_read(dirfd, "files.img", &data, &bytes, err);
+    if (rc == 0)
+        rc = rewarm_image_parse_files(data, bytes, &files, &count, err);
+    if (rc != 0)
+        return rc;
+    const struct rewarm_image_file *file = find_file(files, count, type, id);
+    rc = file != NULL ? key_of(dirfd, files, count, file, &key, err)
+                      : rewarm_image_damaged("files.img", "an open file is missing", err);
+    rewarm_image_files_free(files, count);
+    if (rc == 0)
+        *ret_key = key;
+    return rc;
+}
