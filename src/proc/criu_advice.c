@@ -43,9 +43,16 @@ static const char *const noise[] = {
     "Unable to kill",
     "can't open last pid",
     "Can't rollback",
+    "Unable to open fd=",
 };
 
 static const struct advice table[] = {
+    /* What the loader says when the bundle is damaged. */
+    {NULL, "error while loading shared libraries", NULL, REWARM_E_CRIU,
+     "CRIU's program or bundle is damaged", "make the bundle again, or name another: REWARM_CRIU"},
+    {NULL, "unrecognized option", NULL, REWARM_E_CRIU, "CRIU does not know an option",
+     "use CRIU 4.3 or newer"},
+
     /* What is taken on this machine. */
     {"restore", "Can't fork for", "File exists", REWARM_E_BUSY,
      "a PID of the snapshot is in use here",
@@ -268,6 +275,7 @@ static const struct advice table[] = {
      "use the same policy as at the freeze"},
     {NULL, "mnt: ", NULL, REWARM_E_CRIU, "the mounts can't be carried over",
      "freeze and restore in the same mount namespace"},
+    {"dump", "No such process", NULL, REWARM_E_NOT_FOUND, "the process has ended", "name another"},
     {"dump", "parasite", NULL, REWARM_E_CRIU, "CRIU's code did not run inside a process",
      "a security module, an old CRIU or memory limits can cause that; try again"},
     {"dump", "infect", NULL, REWARM_E_CRIU, "CRIU's code did not run inside a process",
@@ -299,11 +307,6 @@ static const struct advice table[] = {
      "make /proc/sys writable"},
     {"restore", "No such file or directory", NULL, REWARM_E_MISFIT,
      "a file that the worker needs has gone", "put it back, or freeze again"},
-    /* What the loader says when the bundle is damaged. */
-    {NULL, "error while loading shared libraries", NULL, REWARM_E_CRIU,
-     "CRIU's program or bundle is damaged", "make the bundle again, or name another: REWARM_CRIU"},
-    {NULL, "unrecognized option", NULL, REWARM_E_CRIU, "CRIU does not know an option",
-     "use CRIU 4.3 or newer"},
 };
 
 struct line {
@@ -328,7 +331,7 @@ static bool parse_line(const char *text, size_t bytes, struct line *ret_line)
         return true;
     }
     *ret_line = (struct line){text, bytes};
-    return bytes > 0 && text[0] != '(';
+    return bytes > 0 && text[0] != '(' && !contains(ret_line, "Warn  (");
 }
 
 static bool is_noise(const struct line *line)
