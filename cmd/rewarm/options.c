@@ -329,7 +329,8 @@ static int parse_words(struct parser *parser, int argc, char **argv, struct rewa
     }
     if (parser->command != NULL && parser->command->program_follows && parsed->count == 0 &&
         !parser->cli->help)
-        return rewarm_error_set(err, REWARM_E_USAGE, 0, "usage: rewarm %s [options] %s",
+        return rewarm_error_set(err, REWARM_E_USAGE, 0,
+                                "NAME is missing; usage: rewarm %s [options] %s",
                                 parser->command->name, parser->command->operands);
     add_operands(parsed, argv + optind, (size_t)(argc - optind));
     return 0;
