@@ -1,5 +1,10 @@
-/* `rewarm freeze`: a snapshot of a tree that runs, by PID or by the name `rewarm ps` shows. */
+/* `rewarm freeze`: a snapshot of a tree that runs, by PID or by the name `rewarm ps` shows.
+ *
+ * The work is rewarm_freeze(). Here the word on the command line becomes the root of a tree and the
+ * name of a snapshot; for a worker how it was started is carried over from the snapshot it belongs
+ * to. */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/str.h"
@@ -28,54 +33,69 @@ static const struct rewarm_cli_option freeze_options[] = {
     {0},
 };
 
-static int find_worker(const char *name, pid_t *ret_root, struct rewarm_error *err)
+/* What is to be frozen. */
+struct target {
+    pid_t root;
+    const char *name; /* of the snapshot; borrowed */
+    char *launched;   /* the snapshot whose manifest says how the worker was started, or NULL */
+};
+
+static int find_worker(const char *name, struct target *target, struct rewarm_error *err)
 {
     struct rewarm_worker *workers;
     size_t count;
     int rc = rewarm_workers_list(&workers, &count, err);
     if (rc < 0)
         return rc;
-    pid_t root = 0;
-    for (size_t i = 0; i < count && root == 0; i++) {
-        if (strcmp(workers[i].name, name) == 0 &&
-            rewarm_proc_alive(workers[i].pid, workers[i].starttime))
-            root = workers[i].pid;
+    for (size_t i = 0; i < count && target->root == 0; i++) {
+        if (strcmp(workers[i].name, name) != 0 ||
+            !rewarm_proc_alive(workers[i].pid, workers[i].starttime))
+            continue;
+        target->root = workers[i].pid;
+        if (workers[i].snapshot[0] != '\0')
+            target->launched = rewarm_str_dup(workers[i].snapshot);
     }
     rewarm_workers_free(workers, count);
-    if (root == 0)
+    if (target->root == 0)
         return rewarm_error_set(err, REWARM_E_NOT_FOUND, 0,
                                 "no worker '%s' is running; rewarm ps lists them", name);
-    *ret_root = root;
     return 0;
 }
 
+/* The "launch" part of the snapshot that the worker came from or was saved as: the new snapshot
+ * needs it too, or `rewarm run` could not tell that it fits its command. A new reference, or NULL.
+ */
+static json_t *load_launch(struct rewarm_store *store, const char *snapshot)
+{
+    struct rewarm_store_reader *reader;
+    if (snapshot == NULL || rewarm_store_reader_open(store, snapshot, &reader, NULL) < 0)
+        return NULL;
+    const json_t *manifest = rewarm_store_reader_manifest(reader);
+    json_t *launch = json_object_get(json_object_get(manifest, "snapshot"), "launch");
+    launch = json_is_object(launch) ? json_deep_copy(launch) : NULL;
+    rewarm_store_reader_close(reader);
+    return launch;
+}
+
 /* PID|NAME and --as become the root of the tree and the snapshot's name. */
-static int find_target(const char *target, const struct freeze_values *freeze, pid_t *ret_root,
-                       const char **ret_name, struct rewarm_error *err)
+static int find_target(const char *word, const struct freeze_values *freeze, struct target *target,
+                       struct rewarm_error *err)
 {
     uint64_t pid;
-    const char *name = freeze->as;
-    int rc;
-    if (rewarm_str_to_u64(target, &pid)) {
-        if (name == NULL)
+    int rc = 0;
+    if (rewarm_str_to_u64(word, &pid)) {
+        if (freeze->as == NULL)
             return rewarm_error_set(err, REWARM_E_USAGE, 0,
                                     "freeze: a PID needs --as NAME, the snapshot's name");
         if (pid < 2 || pid > INT32_MAX)
             return rewarm_error_set(err, REWARM_E_USAGE, 0,
-                                    "freeze: %s is no process that can be "
-                                    "frozen",
-                                    target);
-        *ret_root = (pid_t)pid;
-        rc = 0;
+                                    "freeze: %s is no process that can be frozen", word);
+        target->root = (pid_t)pid;
     } else {
-        rc = find_worker(target, ret_root, err);
-        name = name != NULL ? name : target;
+        rc = find_worker(word, target, err);
     }
-    if (rc == 0)
-        rc = rewarm_str_check_name(name, err);
-    if (rc == 0)
-        *ret_name = name;
-    return rc;
+    target->name = freeze->as != NULL ? freeze->as : word;
+    return rc == 0 ? rewarm_str_check_name(target->name, err) : rc;
 }
 
 static void print_result(struct rewarm_cli *cli, const char *name,
@@ -111,22 +131,30 @@ static int freeze_run(struct rewarm_cli *cli, const void *values, char **operand
     (void)count;
     const struct freeze_values *freeze = values;
     struct rewarm_error err = REWARM_ERROR_INIT;
-    struct rewarm_freeze_options options = {.kill = freeze->kill};
-    if (find_target(operands[0], freeze, &options.root, &options.name, &err) < 0)
-        return rewarm_cli_fail(cli, &err);
-    rewarm_auto_store struct rewarm_store *store = NULL;
-    if (rewarm_cli_open_store(cli, true, &store, &err) < 0)
-        return rewarm_cli_fail(cli, &err);
-    rewarm_cli_repair(store);
-
-    struct rewarm_cli_progress *progress = rewarm_cli_progress_new(cli, options.name, false);
-    options.progress = rewarm_cli_progress_hook(progress);
+    struct target target = {0};
     struct rewarm_freeze_result result;
-    int rc = rewarm_freeze(store, &options, &result, &err);
-    rewarm_cli_progress_free(progress);
+    rewarm_auto_store struct rewarm_store *store = NULL;
+    int rc = find_target(operands[0], freeze, &target, &err);
+    if (rc == 0)
+        rc = rewarm_cli_open_store(cli, true, &store, &err);
+    if (rc == 0) {
+        rewarm_cli_repair(store);
+        struct rewarm_cli_progress *progress = rewarm_cli_progress_new(cli, target.name, false);
+        struct rewarm_freeze_options options = {
+            .root = target.root,
+            .name = target.name,
+            .kill = freeze->kill,
+            .launch = load_launch(store, target.launched),
+            .progress = rewarm_cli_progress_hook(progress),
+        };
+        rc = rewarm_freeze(store, &options, &result, &err);
+        json_decref(options.launch);
+        rewarm_cli_progress_free(progress);
+    }
+    free(target.launched);
     if (rc < 0)
         return rewarm_cli_fail(cli, &err);
-    print_result(cli, options.name, &result);
+    print_result(cli, target.name, &result);
     return 0;
 }
 
