@@ -247,3 +247,22 @@ int rewarm_fs_set_cloexec(int fd, bool on, struct rewarm_error *err)
         return rewarm_error_errno(err, "setting close-on-exec on descriptor %d", fd);
     return 0;
 }
+
+static int compare_ints(const void *a, const void *b)
+{
+    return *(const int *)a - *(const int *)b;
+}
+
+void rewarm_fs_close_all_but(int *keep, size_t count)
+{
+    qsort(keep, count, sizeof(*keep), compare_ints);
+    unsigned from = 3;
+    for (size_t i = 0; i < count; i++) {
+        if (keep[i] < (int)from)
+            continue;
+        if (keep[i] > (int)from)
+            close_range(from, (unsigned)keep[i] - 1, 0);
+        from = (unsigned)keep[i] + 1;
+    }
+    close_range(from, ~0u, 0);
+}

@@ -45,4 +45,8 @@ int rewarm_fs_remove_tree(int dirfd, const char *path, struct rewarm_error *err)
 /* Sets or clears FD_CLOEXEC. */
 int rewarm_fs_set_cloexec(int fd, bool on, struct rewarm_error *err);
 
+/* In a forked child: closes every descriptor above 2 that is not in `keep` (sorted here; -1 is
+ * skipped). */
+void rewarm_fs_close_all_but(int *keep, size_t count);
+
 #endif

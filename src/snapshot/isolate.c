@@ -163,26 +163,6 @@ static int set_up(const struct rewarm_isolate *isolate, int host_net, struct rew
     return result;
 }
 
-static int compare_ints(const void *a, const void *b)
-{
-    return *(const int *)a - *(const int *)b;
-}
-
-/* The journal's lock, userfaultfds of other restores and so on must not live on in here. */
-static void close_all_but(int *keep, size_t count)
-{
-    qsort(keep, count, sizeof(*keep), compare_ints);
-    unsigned from = 3;
-    for (size_t i = 0; i < count; i++) {
-        if (keep[i] < (int)from)
-            continue;
-        if (keep[i] > (int)from)
-            syscall(SYS_close_range, from, (unsigned)keep[i] - 1, 0);
-        from = (unsigned)keep[i] + 1;
-    }
-    syscall(SYS_close_range, from, ~0u, 0);
-}
-
 static _Noreturn void init_main(const struct rewarm_isolate *isolate, int report_fd, int host_net)
 {
     prctl(PR_SET_NAME, "rewarm-init");
@@ -193,7 +173,8 @@ static _Noreturn void init_main(const struct rewarm_isolate *isolate, int report
     size_t kept = 3;
     for (size_t i = 0; i < skeleton->inherit_count; i++)
         keep[kept++] = skeleton->inherit[i].fd;
-    close_all_but(keep, kept);
+    /* The journal's lock, userfaultfds of other restores and so on must not live on in here. */
+    rewarm_fs_close_all_but(keep, kept);
     sigset_t none;
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);

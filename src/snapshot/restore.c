@@ -253,6 +253,11 @@ int rewarm_restore_fd(const struct rewarm_restore *restore)
     return restore->guard.filler_pidfd;
 }
 
+pid_t rewarm_restore_filler(const struct rewarm_restore *restore)
+{
+    return restore->guard.filler;
+}
+
 static void report(struct rewarm_restore *r)
 {
     const struct rewarm_progress *progress = r->options->progress;

@@ -87,9 +87,11 @@ int rewarm_session_open(const char *verb, const char *name, struct rewarm_sessio
     session.path = rewarm_str_format("%s/sessions/%s", run, session.id);
     result = rewarm_fs_open_dir(sessions, session.id, true, &session.dirfd, err);
     if (result == 0) {
-        session.journal_fd = openat(session.dirfd, "journal",
+        /* Locked before it has its name: a journal that is not locked has no owner. */
+        session.journal_fd = openat(session.dirfd, "journal.new",
                                     O_WRONLY | O_CREAT | O_EXCL | O_APPEND | O_CLOEXEC, 0600);
-        if (session.journal_fd < 0 || flock(session.journal_fd, LOCK_EX | LOCK_NB) != 0)
+        if (session.journal_fd < 0 || flock(session.journal_fd, LOCK_EX | LOCK_NB) != 0 ||
+            renameat(session.dirfd, "journal.new", session.dirfd, "journal") != 0)
             result = rewarm_error_errno(err, "making the journal in %s", session.path);
     }
     if (result == 0)

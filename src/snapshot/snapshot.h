@@ -62,6 +62,9 @@ struct rewarm_restore;
 int rewarm_restore_start(struct rewarm_store *store, const struct rewarm_restore_options *options,
                          struct rewarm_restore **ret_restore, struct rewarm_error *err);
 
+/* The filler process, a child of ours that only rewarm_restore_complete() reaps. */
+pid_t rewarm_restore_filler(const struct rewarm_restore *restore);
+
 /* Tells options->progress how far the fill is. */
 void rewarm_restore_report(struct rewarm_restore *restore);
 

@@ -1,0 +1,28 @@
+/* The register of workers: RUN/workers/NAME.json, written by the supervisor, which holds NAME.lock
+ * for as long as it lives. */
+#ifndef REWARM_SNAPSHOT_WORKERS_H
+#define REWARM_SNAPSHOT_WORKERS_H
+
+#include <sys/types.h>
+
+#include "base/error.h"
+#include "snapshot/snapshot.h"
+
+struct rewarm_register {
+    char *name;
+    int dirfd, lock_fd;
+};
+#define REWARM_REGISTER_INIT {.dirfd = -1, .lock_fd = -1}
+
+/* Takes the name. REWARM_E_BUSY when a supervisor has it, or its worker still runs without one. */
+int rewarm_register_claim(const char *name, struct rewarm_register *ret_register,
+                          struct rewarm_error *err);
+
+/* Says what the worker is now. `log` may be NULL. */
+int rewarm_register_update(struct rewarm_register *reg, pid_t pid, const char *snapshot,
+                           const char *state, const char *log, struct rewarm_error *err);
+
+/* The worker has ended. Idempotent. */
+void rewarm_register_release(struct rewarm_register *reg);
+
+#endif
