@@ -4,25 +4,12 @@
 file(GLOB man_pages CONFIGURE_DEPENDS docs/man/*.1)
 install(FILES ${man_pages} DESTINATION ${CMAKE_INSTALL_MANDIR}/man1)
 
-# The command writes its own completions, from the tables that it parses its options with.
-if(TARGET rewarm)
-    set(completions ${CMAKE_CURRENT_BINARY_DIR}/completions)
-    file(MAKE_DIRECTORY ${completions})
-    foreach(shell bash zsh fish)
-        add_custom_command(
-            OUTPUT ${completions}/rewarm.${shell}
-            COMMAND rewarm completion ${shell} > ${completions}/rewarm.${shell}
-            DEPENDS rewarm)
-        list(APPEND completion_files ${completions}/rewarm.${shell})
-    endforeach()
-    add_custom_target(completions ALL DEPENDS ${completion_files})
-    install(FILES ${completions}/rewarm.bash
-            DESTINATION ${CMAKE_INSTALL_DATADIR}/bash-completion/completions RENAME rewarm)
-    install(FILES ${completions}/rewarm.zsh
-            DESTINATION ${CMAKE_INSTALL_DATADIR}/zsh/site-functions RENAME _rewarm)
-    install(FILES ${completions}/rewarm.fish
-            DESTINATION ${CMAKE_INSTALL_DATADIR}/fish/vendor_completions.d)
-endif()
+set(completions ${CMAKE_CURRENT_SOURCE_DIR}/completions)
+install(FILES ${completions}/rewarm.bash
+        DESTINATION ${CMAKE_INSTALL_DATADIR}/bash-completion/completions RENAME rewarm)
+install(FILES ${completions}/_rewarm DESTINATION ${CMAKE_INSTALL_DATADIR}/zsh/site-functions)
+install(FILES ${completions}/rewarm.fish
+        DESTINATION ${CMAKE_INSTALL_DATADIR}/fish/vendor_completions.d)
 
 install(FILES LICENSE NEWS DESTINATION ${CMAKE_INSTALL_DOCDIR})
 

@@ -13,7 +13,8 @@ target_compile_options(
               -Wpointer-arith
               -Wwrite-strings
               -Wundef
-              -Wno-format-truncation # messages are cut on purpose where they do not fit
+              # Messages are cut on purpose where they do not fit.
+              $<$<C_COMPILER_ID:GNU>:-Wno-format-truncation>
               -fno-strict-aliasing)
 if(REWARM_WERROR)
     target_compile_options(rewarm_warnings INTERFACE -Werror)
