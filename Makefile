@@ -33,7 +33,7 @@ demo: tools-demo ## freeze and restore a real LLM server, and compare with its c
 .PHONY: check
 check: tools-demo check-unit ## every test that needs neither GPU nor Kubernetes
 	@REWARM=$(CURDIR)/$(build)/rewarm REWARM_CRIU=$(criu) REWARM_LLAMA=$(llama) \
-		build/venv/bin/pytest $(TESTS)
+		build/venv/bin/pytest -rs $(TESTS)
 
 # What the demo, the benchmark and the end-to-end tests use beside the command.
 .PHONY: tools-demo
