@@ -45,7 +45,6 @@ struct rewarm_cli_progress *rewarm_cli_progress_new(const struct rewarm_cli *cli
     progress->every_ns = progress->bar ? REWARM_NS_PER_S / 10 : REWARM_NS_PER_S;
     progress->what = what;
     progress->worker_follows = worker_follows;
-    progress->drawn_ns = rewarm_time_now_ns(); /* what is over at once needs one line, the last */
     progress->hook = (struct rewarm_progress){.update = hook, .context = progress};
     return progress;
 }
@@ -152,6 +151,8 @@ static void begin_stage(struct rewarm_cli_progress *progress, const char *stage,
     progress->rate = 0.0;
     progress->rate_ns = now_ns;
     progress->rate_bytes = 0;
+    if (!progress->bar) /* a stage that is over within a second needs no line before its last one */
+        progress->drawn_ns = now_ns;
 }
 
 static void measure(struct rewarm_cli_progress *progress, uint64_t now_ns, bool complete)

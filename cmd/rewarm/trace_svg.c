@@ -293,7 +293,7 @@ static void draw_bars(FILE *out, const struct chart *chart)
             width = 1.5;
         char took[32], bytes[REWARM_STR_HUMAN], rate[64];
         fprintf(out,
-                "<rect class=\"c%d\" x=\"%.1f\" y=\"%u\" width=\"%.1f\" height=\"%d\" "
+                "<rect class=\"bar c%d\" x=\"%.1f\" y=\"%u\" width=\"%.1f\" height=\"%d\" "
                 "rx=\"2\"><title>",
                 chart->lane_of[i] % COLOURS, x, y, width, BAR);
         put_text(out, span->lane);
@@ -332,6 +332,7 @@ static void draw_head(FILE *out, unsigned height)
           "fill: #1f2328; }\n"
           ".card { fill: #ffffff; stroke: #d0d7de; }\n"
           ".grid { stroke: #d8dee4; stroke-width: 1; }\n"
+          ".bar { stroke: #ffffff; stroke-width: 0.7; }\n"
           ".title { font-size: 15px; font-weight: 600; }\n"
           ".title .small { font-weight: 400; font-size: 13px; }\n"
           ".lane { font-size: 12px; font-weight: 600; }\n"
@@ -343,6 +344,7 @@ static void draw_head(FILE *out, unsigned height)
           "@media (prefers-color-scheme: dark) {\n"
           "text { fill: #e6edf3; } .small { fill: #9198a1; } text.in { fill: #ffffff; }\n"
           ".card { fill: #0d1117; stroke: #3d444d; } .grid { stroke: #30363d; }\n"
+          ".bar { stroke: #0d1117; }\n"
           ".c0 { fill: #3579c4; } .c3 { fill: #7c5fd3; }\n"
           "}\n"
           "</style>\n",

@@ -414,6 +414,8 @@ int rewarm_criu_start(const struct rewarm_criu *criu, const char *verb, const ch
                                 "--libdir", criu->libdir};
     for (size_t i = 0; i < sizeof(ours) / sizeof(ours[0]); i++)
         argv[n++] = ours[i];
+    if (geteuid() != 0)
+        argv[n++] = "--unprivileged";
     for (; *args != NULL; args++) {
         if (n + 1 >= ARGS_MAX)
             return rewarm_error_set(err, REWARM_E_USAGE, 0, "too many arguments for criu %s", verb);

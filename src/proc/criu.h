@@ -32,8 +32,9 @@ struct rewarm_criu_child {
 
 /* Starts `criu VERB ARGS...` in a session of its own, with stdin from /dev/null and no default
  * configuration file. Descriptors listed in `keep` stay open in it under the same numbers, all
- * others are closed. `log_dirfd` gets the log (-v2, -o and --libdir are added here; -D, -W and the
- * rest are the caller's). Cheap however much memory the caller has mapped. Any thread. */
+ * others are closed. `log_dirfd` gets the log (-v2, -o, --libdir and, for a user who
+ * is not root, --unprivileged are added here; -D, -W and the rest are the caller's). Cheap however
+ * much memory the caller has mapped. Any thread. */
 int rewarm_criu_start(const struct rewarm_criu *criu, const char *verb, const char *const *args,
                       const int *keep, size_t keep_count, int log_dirfd,
                       struct rewarm_criu_child *ret_child, struct rewarm_error *err);

@@ -44,6 +44,10 @@ static const char *const noise[] = {
     "can't open last pid",
     "Can't rollback",
     "Unable to open fd=",
+    "Killing processes because",
+    "Can't stop all tasks",
+    "in unexpected state",
+    "Network was unlocked",
 };
 
 static const struct advice table[] = {
@@ -263,6 +267,15 @@ static const struct advice table[] = {
      "run as root, or with CAP_CHECKPOINT_RESTORE and what `rewarm doctor` lists"},
     {NULL, "CAP_CHECKPOINT_RESTORE", NULL, REWARM_E_PERMISSION, "CRIU lacks privileges",
      "run as root, or with CAP_CHECKPOINT_RESTORE and what `rewarm doctor` lists"},
+    {"restore", "Unable to drop capability", NULL, REWARM_E_PERMISSION,
+     "the capability bounding set here is not full, and then only root can restore",
+     "run as root, or from a session whose bounding set was not cut (containers cut it)"},
+    {NULL, "requires '--unprivileged'", NULL, REWARM_E_PERMISSION,
+     "CRIU does not run for this user", "run as root"},
+    {"restore", "monotonic clock offset", NULL, REWARM_E_PERMISSION,
+     "CRIU may not set the clock offset of the tree", "add CAP_SYS_TIME"},
+    {"restore", "Can't change root", NULL, REWARM_E_PERMISSION,
+     "CRIU may not change the root folder of the tree", "add CAP_SYS_CHROOT"},
     {"restore", "ns_last_pid", NULL, REWARM_E_PERMISSION, "CRIU may not choose the PIDs",
      "run as root or with CAP_CHECKPOINT_RESTORE, with /proc/sys writable"},
     {NULL, "seccomp", NULL, REWARM_E_REFUSED, "a seccomp filter can't be carried over",

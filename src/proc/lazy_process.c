@@ -261,7 +261,7 @@ void rewarm_lazy_process_close(struct lazy_process *process)
     free(rewarm_steal_ptr(&process->claimed));
     free(rewarm_steal_ptr(&process->done));
     service->progress_bytes += process->remaining_bytes;
-    service->stats.dropped_bytes += process->remaining_bytes;
+    __atomic_fetch_add(&service->stats.dropped_bytes, process->remaining_bytes, __ATOMIC_RELAXED);
     process->remaining_bytes = process->remaining = 0;
     for (size_t i = 0; i < service->live_count; i++) {
         if (service->live[i] == process) {

@@ -61,6 +61,10 @@ static int copy_locked(const struct lazy_process *process, uint64_t to, const vo
 {
     struct uffdio_copy copy = {.dst = to, .src = (uintptr_t)from, .len = bytes};
     int failure = ioctl(process->fd, UFFDIO_COPY, &copy) == 0 ? 0 : errno;
+    if (failure == ENOENT) {
+        copy.copy = 0;
+        failure = ioctl(process->fd, UFFDIO_COPY, &copy) == 0 ? 0 : errno;
+    }
     if (failure != 0 && copy.copy <= 0)
         return outcome_of(failure, process, to, err);
     *ret_bytes = (uint64_t)copy.copy;

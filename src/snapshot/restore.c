@@ -196,9 +196,10 @@ static int skeleton(void *context, struct rewarm_error *err)
     }
     if (result == 0 || waitpid(r->guard.filler, NULL, WNOHANG | WNOWAIT) == 0)
         return result;
-    /* The filler ended first: its error is the cause, CRIU's only the consequence. */
+    /* The filler ended first: its error is the cause, and CRIU's the consequence. Unless all it has
+     * to say is that CRIU left. */
     struct rewarm_error cause = REWARM_ERROR_INIT;
-    if (rewarm_guard_wait(&r->guard, &cause) != 0 && err != NULL)
+    if (rewarm_guard_wait(&r->guard, &cause) != 0 && cause.code != REWARM_E_CRIU && err != NULL)
         *err = cause;
     return result;
 }
@@ -279,6 +280,8 @@ int rewarm_restore_complete(struct rewarm_restore *r, struct rewarm_error *err)
     }
     const struct rewarm_lazy_stats *stats = &r->guard.shared->stats;
     r->result.complete_ns = stats->complete_ns - r->start_ns;
+    if (r->result.complete_ns < r->result.running_ns)
+        r->result.complete_ns = r->result.running_ns; /* CRIU's own end came later */
     r->result.supplied_bytes = stats->supplied_bytes;
     r->result.faults = stats->faults;
     report(r);

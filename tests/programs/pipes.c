@@ -1,6 +1,6 @@
-/* pipes DIR: a full pipe, one with little in it, one in packet mode, an enlarged one, an empty
- * non-blocking one whose writer is closed, and a fifo. What is read is written again, so that every
- * check finds the same. */
+/* pipes DIR [packet]: a full pipe, one with little in it, an enlarged one, an empty one whose
+ * writer is closed, and a fifo; if asked, one in packet mode. What is read is written again, so
+ * that every check finds the same. */
 #include "program.h"
 
 #include <errno.h>
@@ -62,8 +62,10 @@ static const char *check(void)
 int main(int argc, char **argv)
 {
     program_begin(argc, argv);
+    bool packet = strcmp(program_arg(2, ""), "packet") == 0;
     for (int kind = 0; kind < FIFO; kind++)
-        program_ok(pipe2(pipes[kind], O_NONBLOCK | (kind == PACKET ? O_DIRECT : 0)), "pipe2");
+        program_ok(pipe2(pipes[kind], O_NONBLOCK | (kind == PACKET && packet ? O_DIRECT : 0)),
+                   "pipe2");
     program_ok(fcntl(pipes[LARGE][1], F_SETPIPE_SZ, 256 * 1024), "F_SETPIPE_SZ");
     char *path = program_path("fifo");
     program_ok(mkfifo(path, 0600), "mkfifo");

@@ -52,7 +52,8 @@ struct scene_shared {
     int failed_line;
     uint64_t failed_value;
     uint32_t at_chunk; /* the chunk that the source was asked for last */
-    uint64_t marks[8]; /* for the tests' own use */
+    bool served;       /* the service has returned */
+    uint64_t rounds;   /* counted by the targets */
 };
 
 struct scene {
@@ -307,6 +308,7 @@ static inline void *scene_serve(void *argument)
     uint64_t start_ns = rewarm_time_now_ns();
     scene->result = rewarm_lazy_serve(&scene->options, &scene->stats, &scene->err);
     scene->serve_ns = rewarm_time_now_ns() - start_ns;
+    __atomic_store_n(&scene->shared->served, true, __ATOMIC_RELEASE);
     return NULL;
 }
 
