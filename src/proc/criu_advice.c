@@ -72,6 +72,12 @@ static const struct advice table[] = {
      "a unix socket name of the snapshot is in use here",
      "end the other copy, or restore with --isolate net (abstract names), or remove the stale "
      "socket"},
+    {"restore", "tty: ", "specified index", REWARM_E_BUSY,
+     "the number of a pseudo-terminal of the snapshot is in use here",
+     "end the other copy, or close the terminal that has it"},
+    {"restore", "tty: Can't open master pty", NULL, REWARM_E_BUSY,
+     "the number of a pseudo-terminal of the snapshot is in use here",
+     "end the other copy, or close the terminal that has it"},
     {"restore", "fork", "Resource temporarily unavailable", REWARM_E_BUSY,
      "no more processes may be created", "raise the pids limit of the cgroup or of the user"},
     {"restore", "Unable to link remap", "File exists", REWARM_E_BUSY,
