@@ -109,6 +109,15 @@ def reap(pids, seconds=10.0):
     until(none_left, seconds, f"the end of {pids}")
 
 
+def reap_orphans(popen):
+    """Reaps zombies that were left to us; children that subprocess waits for (`popen`) are not touched."""
+    known = {process.pid for process in popen}
+    for pid in children_of(os.getpid()):
+        if pid not in known and (stat_of(pid) or " ")[0] == "Z":
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
+
+
 class Worker:
     """A test program (tests/programs/program.h) that runs, or did."""
 
@@ -258,6 +267,7 @@ class Lab:
                      timeout=timeout)
         if stop:
             worker.gone(tree)
+            reap_orphans(self.popen)  # forked since
 
     def restore(self, name="snap", *options, like=None, timeout=60):
         """Restores with a supervisor in the background; returns the new Worker, in `like`'s folder."""
