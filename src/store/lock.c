@@ -2,10 +2,12 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
-#include <time.h>
+#include <sys/eventfd.h>
 
+#include "base/clean.h"
 #include "base/time.h"
 
 static int lock_call(int fd, bool exclusive, bool wait)
@@ -21,13 +23,15 @@ static int lock_call(int fd, bool exclusive, bool wait)
 struct waiter {
     int fd;
     bool exclusive;
-    int result; /* errno of the lock call */
+    int done_fd; /* an eventfd that counts 1 when the lock call has returned */
+    int result;  /* errno of the lock call */
 };
 
 static void *wait_for_lock(void *pointer)
 {
     struct waiter *waiter = pointer;
     waiter->result = lock_call(waiter->fd, waiter->exclusive, true);
+    eventfd_write(waiter->done_fd, 1);
     return NULL;
 }
 
@@ -36,7 +40,10 @@ static void *wait_for_lock(void *pointer)
  * the thread. */
 static int lock_until(int fd, bool exclusive, uint64_t deadline_ns, int *ret_result)
 {
-    struct waiter waiter = {.fd = fd, .exclusive = exclusive};
+    rewarm_auto_fd int done_fd = eventfd(0, EFD_CLOEXEC);
+    if (done_fd < 0)
+        return errno;
+    struct waiter waiter = {.fd = fd, .exclusive = exclusive, .done_fd = done_fd};
     pthread_t thread;
     sigset_t all, old;
     sigfillset(&all);
@@ -46,14 +53,15 @@ static int lock_until(int fd, bool exclusive, uint64_t deadline_ns, int *ret_res
     pthread_sigmask(SIG_SETMASK, &old, NULL);
     if (failure != 0)
         return failure;
-    struct timespec until = {.tv_sec = (time_t)(deadline_ns / REWARM_NS_PER_S),
-                             .tv_nsec = (long)(deadline_ns % REWARM_NS_PER_S)};
-    void *end = NULL;
-    failure = pthread_clockjoin_np(thread, &end, CLOCK_MONOTONIC, &until);
-    if (failure != 0) {
+    struct pollfd done = {.fd = done_fd, .events = POLLIN};
+    int ready;
+    do
+        ready = poll(&done, 1, rewarm_time_poll_ms(deadline_ns));
+    while (ready < 0 && errno == EINTR);
+    if (ready != 1)
         pthread_cancel(thread);
-        failure = pthread_join(thread, &end);
-    }
+    void *end = NULL;
+    failure = pthread_join(thread, &end);
     if (failure == 0 && end == PTHREAD_CANCELED) {
         /* It may have got the lock in the very moment. */
         struct flock unlock = {.l_type = F_UNLCK, .l_whence = SEEK_SET};
@@ -73,7 +81,7 @@ int rewarm_lock_take(int fd, bool exclusive, uint64_t deadline_ns, bool *ret_tak
         int failure = lock_until(fd, exclusive, deadline_ns, &native);
         if (failure != 0)
             return rewarm_error_set(err, REWARM_E_SYSTEM, failure,
-                                    "cannot start a thread to wait for a lock");
+                                    "cannot wait for a lock of the store");
     }
     if (native != 0 && native != EAGAIN && native != EACCES)
         return rewarm_error_set(err, REWARM_E_SYSTEM, native, "cannot lock a file of the store");

@@ -36,7 +36,7 @@ struct rewarm_store_totals {
     uint64_t zero_bytes;    /* zero pages: nothing stored */
     uint64_t stored_bytes;  /* new bytes in packs for this snapshot */
     uint64_t shared_bytes;  /* raw bytes that were stored already (this snapshot or another) */
-    uint64_t chunks, chunks_shared;
+    uint64_t chunks, chunks_shared; /* puts, and those of them that found an equal chunk */
 };
 
 /* Takes the name's writer lock (REWARM_E_BUSY with the holder's PID when taken) and makes a staging
