@@ -77,7 +77,8 @@ void rewarm_store_writer_close(struct rewarm_store_writer *writer);
  */
 
 /* Opens a snapshot: manifest and map are checked whole (their digests, and that every pack is there
- * and long enough). Holds a shared lock against gc until closed. */
+ * and long enough). Holds a shared lock against gc until closed; a forked child that keeps the
+ * reader's descriptors keeps the lock too. */
 int rewarm_store_reader_open(struct rewarm_store *store, const char *name,
                              struct rewarm_store_reader **ret_reader, struct rewarm_error *err);
 void rewarm_store_reader_close(struct rewarm_store_reader *reader);
@@ -117,7 +118,8 @@ struct rewarm_store_gc_result {
     unsigned packs_removed, maps_removed, stagings_removed;
 };
 /* Reclaims packs, maps and stagings of dead writers. REWARM_E_BUSY when readers or writers are
- * active at `deadline_ns` (0: do not wait). With `dry_run` only counts. */
+ * active at `deadline_ns` (0: do not wait). REWARM_E_CORRUPT, with only stagings removed, while a
+ * snapshot can't be read: what it needs is then unknown. With `dry_run` only counts. */
 int rewarm_store_gc(struct rewarm_store *store, bool dry_run, uint64_t deadline_ns,
                     struct rewarm_store_gc_result *ret_result, struct rewarm_error *err);
 
