@@ -301,7 +301,8 @@ static bool nested_uts_namespace(void)
     pid_t pid = fork();
     if (pid == 0) {
         char ok = unshare(CLONE_NEWUTS) == 0;
-        write(ends[1], &ok, 1);
+        if (write(ends[1], &ok, 1) != 1)
+            _exit(70);
         for (;;)
             pause();
     }
@@ -391,7 +392,8 @@ static pid_t start(const struct trial *trial, int *ret_errno)
         syscall(SYS_close_range, 4u, ~0u, 0);
         errno = 0;
         int code = trial->set_up() ? 0 : (errno != 0 ? errno : -1);
-        write(3, &code, sizeof(code));
+        if (write(3, &code, sizeof(code)) != sizeof(code))
+            _exit(70);
         for (;;)
             pause();
     }

@@ -23,6 +23,13 @@ static uint64_t soon(void)
     return rewarm_time_now_ns() + 10 * REWARM_NS_PER_S;
 }
 
+/* A byte to the test from a process under test. */
+static void tell(int fd, const char *byte)
+{
+    if (write(fd, byte, 1) != 1)
+        _exit(70);
+}
+
 static void parses_stat(void **state)
 {
     (void)state;
@@ -221,15 +228,15 @@ static void *fork_in_thread(void *context)
     if (fork() == 0) {
         if (fork() == 0) {
             setsid();
-            write(writer, "g", 1);
+            tell(writer, "g");
             for (;;)
                 pause();
         }
-        write(writer, "c", 1);
+        tell(writer, "c");
         for (;;)
             pause();
     }
-    write(writer, "t", 1);
+    tell(writer, "t");
     for (;;)
         pause();
     return NULL;
@@ -250,7 +257,7 @@ static pid_t start_tree(int reader, int writer)
     pthread_t thread;
     pthread_create(&thread, NULL, fork_in_thread, &writer);
     if (fork() == 0) {
-        write(writer, "m", 1);
+        tell(writer, "m");
         for (;;)
             pause();
     }
@@ -259,7 +266,7 @@ static pid_t start_tree(int reader, int writer)
         _exit(0);
     siginfo_t info;
     waitid(P_PID, (id_t)zombie, &info, WEXITED | WNOWAIT);
-    write(writer, "z", 1);
+    tell(writer, "z");
     for (;;)
         pause();
 }
@@ -303,7 +310,7 @@ static void walks_and_ends_a_tree(void **state)
 /* Forks without end; at most two of its children live at a time. */
 static void __attribute__((noreturn)) fork_for_ever(int writer)
 {
-    write(writer, "x", 1);
+    tell(writer, "x");
     for (pid_t last = 0;;) {
         pid_t child = fork();
         if (child == 0)
