@@ -195,17 +195,24 @@ int rewarm_image_pstree(int dirfd, struct rewarm_image_process **ret_processes, 
 /* --- memory
  * ------------------------------------------------------------------------------------------- */
 
+/* CRIU's VMA_AREA_GUARD: guard pages (MADV_GUARD_INSTALL, which glibc 2.42 uses for thread stacks).
+ * They lie inside areas that are listed already, and come after all of those. */
+#define AREA_GUARD (1u << 16)
+
 /* NULL, or what is wrong with the areas. */
-static const char *copy_vmas(const MmEntry *mm, struct rewarm_image_vma *vmas)
+static const char *copy_vmas(const MmEntry *mm, struct rewarm_image_vma *vmas, size_t *ret_count)
 {
     uint64_t end = 0;
+    size_t count = 0;
     for (size_t i = 0; i < mm->n_vmas; i++) {
         const VmaEntry *vma = mm->vmas[i];
+        if ((vma->status & AREA_GUARD) != 0)
+            continue;
         if (vma->start < end || vma->end <= vma->start ||
             ((vma->start | vma->end) & PAGE_MASK) != 0)
             return "areas overlap or are not in order";
         end = vma->end;
-        vmas[i] = (struct rewarm_image_vma){
+        vmas[count++] = (struct rewarm_image_vma){
             .start = vma->start,
             .end = vma->end,
             .offset_bytes = vma->pgoff,
@@ -216,6 +223,7 @@ static const char *copy_vmas(const MmEntry *mm, struct rewarm_image_vma *vmas)
             .madv = vma->has_madv ? vma->madv : 0,
         };
     }
+    *ret_count = count;
     return NULL;
 }
 
@@ -239,7 +247,7 @@ int rewarm_image_parse_mm(const char *name, const void *data, size_t bytes,
     uint32_t exe_id = mm->exe_file_id;
     rewarm_auto_free struct rewarm_image_vma *vmas =
         rewarm_mem_new(count != 0 ? count : 1, sizeof(*vmas));
-    const char *wrong = copy_vmas(mm, vmas);
+    const char *wrong = copy_vmas(mm, vmas, &count);
     mm_entry__free_unpacked(mm, NULL);
     if (wrong != NULL)
         return rewarm_image_damaged(name, wrong, err);
