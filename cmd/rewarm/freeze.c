@@ -37,7 +37,7 @@ static const struct rewarm_cli_option freeze_options[] = {
 struct target {
     pid_t root;
     const char *name; /* of the snapshot; borrowed */
-    char *launched;   /* the snapshot whose manifest says how the worker was started, or NULL */
+    json_t *launch;   /* how the worker was started, or NULL */
 };
 
 static int find_worker(const char *name, struct target *target, struct rewarm_error *err)
@@ -52,29 +52,15 @@ static int find_worker(const char *name, struct target *target, struct rewarm_er
             !rewarm_proc_alive(workers[i].pid, workers[i].starttime))
             continue;
         target->root = workers[i].pid;
-        if (workers[i].snapshot[0] != '\0')
-            target->launched = rewarm_str_dup(workers[i].snapshot);
+        /* The new snapshot needs it too, or `rewarm run` could not tell that it fits its command.
+         */
+        target->launch = json_incref(workers[i].launch);
     }
     rewarm_workers_free(workers, count);
     if (target->root == 0)
         return rewarm_error_set(err, REWARM_E_NOT_FOUND, 0,
                                 "no worker '%s' is running; rewarm ps lists them", name);
     return 0;
-}
-
-/* The "launch" part of the snapshot that the worker came from or was saved as: the new snapshot
- * needs it too, or `rewarm run` could not tell that it fits its command. A new reference, or NULL.
- */
-static json_t *load_launch(struct rewarm_store *store, const char *snapshot)
-{
-    struct rewarm_store_reader *reader;
-    if (snapshot == NULL || rewarm_store_reader_open(store, snapshot, &reader, NULL) < 0)
-        return NULL;
-    const json_t *manifest = rewarm_store_reader_manifest(reader);
-    json_t *launch = json_object_get(json_object_get(manifest, "snapshot"), "launch");
-    launch = json_is_object(launch) ? json_deep_copy(launch) : NULL;
-    rewarm_store_reader_close(reader);
-    return launch;
 }
 
 /* PID|NAME and --as become the root of the tree and the snapshot's name. */
@@ -144,14 +130,13 @@ static int freeze_run(struct rewarm_cli *cli, const void *values, char **operand
             .root = target.root,
             .name = target.name,
             .kill = freeze->kill,
-            .launch = load_launch(store, target.launched),
+            .launch = target.launch,
             .progress = rewarm_cli_progress_hook(progress),
         };
         rc = rewarm_freeze(store, &options, &result, &err);
-        json_decref(options.launch);
         rewarm_cli_progress_free(progress);
     }
-    free(target.launched);
+    json_decref(target.launch);
     if (rc < 0)
         return rewarm_cli_fail(cli, &err);
     print_result(cli, target.name, &result);

@@ -13,8 +13,9 @@ static void append_native(char *message, size_t size, int native)
         snprintf(message + used, size - used, ": %s", strerror(native));
 }
 
-static int set_va(struct rewarm_error *err, enum rewarm_code code, int native, const char *format,
-                  va_list args)
+__attribute__((format(printf, 4, 0))) static int set_va(struct rewarm_error *err,
+                                                        enum rewarm_code code, int native,
+                                                        const char *format, va_list args)
 {
     if (err == NULL)
         return -(int)code;

@@ -259,6 +259,11 @@ pid_t rewarm_restore_filler(const struct rewarm_restore *restore)
     return restore->guard.filler;
 }
 
+const json_t *rewarm_restore_details(const struct rewarm_restore *restore)
+{
+    return restore->details;
+}
+
 static void report(struct rewarm_restore *r)
 {
     const struct rewarm_progress *progress = r->options->progress;

@@ -26,7 +26,10 @@ struct rewarm_freeze_options {
 };
 
 struct rewarm_freeze_result {
-    uint64_t total_ns, pause_ns; /* pause: the tree was stopped */
+    /* pause: from the start of CRIU, which stops the tree some 40 ms later, to the tree running
+     * again: never less than what the worker felt. (CRIU 4.3 counts wrong itself when its pages are
+     * lazy.) */
+    uint64_t total_ns, pause_ns;
     unsigned processes;
     struct rewarm_store_totals totals;
 };
@@ -65,6 +68,9 @@ int rewarm_restore_start(struct rewarm_store *store, const struct rewarm_restore
 /* The filler process, a child of ours that only rewarm_restore_complete() reaps. */
 pid_t rewarm_restore_filler(const struct rewarm_restore *restore);
 
+/* The snapshot layer's part of the manifest; borrowed, valid until rewarm_restore_complete(). */
+const json_t *rewarm_restore_details(const struct rewarm_restore *restore);
+
 /* Tells options->progress how far the fill is. */
 void rewarm_restore_report(struct rewarm_restore *restore);
 
@@ -101,7 +107,8 @@ struct rewarm_worker {
     char *snapshot;   /* restored from, or saved as; "" if none */
     char *state;      /* "starting", "cold", "filling", "restored" */
     uint64_t started_wall_ns;
-    char *log; /* path, or "" */
+    char *log;      /* path, or "" */
+    json_t *launch; /* how `rewarm run` started it, or NULL: for the next freeze */
 };
 int rewarm_workers_list(struct rewarm_worker **ret_workers, size_t *ret_count,
                         struct rewarm_error *err);

@@ -46,6 +46,7 @@ struct supervisor {
     struct rewarm_restore_options restore_options;
     struct rewarm_restore *restore; /* while filling; isolated: to the end */
     json_t *identity;               /* of the command, when there is one */
+    json_t *launch;                 /* of what runs: the same, or from its snapshot */
     bool save;                      /* freeze once ready */
     enum phase phase;
     pid_t root;   /* gets the signals */
@@ -76,7 +77,8 @@ static void register_worker(struct supervisor *s, const char *state)
 {
     struct rewarm_error err = REWARM_ERROR_INIT;
     const char *snapshot = s->plan->snapshot;
-    if (rewarm_register_update(&s->reg, s->root, snapshot, state, s->stdio.log, &err) != 0)
+    if (rewarm_register_update(&s->reg, s->root, snapshot, state, s->stdio.log, s->launch, &err) !=
+        0)
         rewarm_warn("%s", err.message);
 }
 
@@ -185,6 +187,8 @@ static int start_cold(struct supervisor *s, struct rewarm_error *err)
     s->root = pid;
     s->waited = pid;
     s->phase = WAITING;
+    json_decref(s->launch);
+    s->launch = json_incref(s->identity);
     rewarm_stdio_release(&s->stdio);
     register_worker(s, "starting");
     uint64_t timeout = run->ready.timeout_ns != 0 ? run->ready.timeout_ns : 600 * REWARM_NS_PER_S;
@@ -317,6 +321,7 @@ static int try_restore(struct supervisor *s, struct rewarm_error *err)
     s->root = r->root;
     s->waited = r->init != 0 ? r->init : r->root;
     s->phase = FILLING;
+    s->launch = json_deep_copy(json_object_get(rewarm_restore_details(s->restore), "launch"));
     char took[REWARM_STR_HUMAN];
     rewarm_note("%s runs again, %s after the request", plan->worker,
                 rewarm_str_seconds(r->running_ns, took));
@@ -547,6 +552,7 @@ int rewarm_supervise(const struct rewarm_supervise *plan, int *ret_exit_status,
     rewarm_clean_fd(&s.signal_fd);
     rewarm_clean_fd(&s.timer_fd);
     json_decref(s.identity);
+    json_decref(s.launch);
     sigprocmask(SIG_SETMASK, &s.old_mask, NULL);
     *ret_exit_status = s.exit_status;
     return result;

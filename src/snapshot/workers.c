@@ -16,6 +16,9 @@
 #include "proc/procfs.h"
 #include "snapshot/session.h"
 
+/* A command line and digests of its environment are in it. */
+#define WORKER_LIMIT ((size_t)4 << 20)
+
 static bool parse_worker(const char *text, size_t bytes, struct rewarm_worker *ret_worker)
 {
     json_t *object = json_loadb(text, bytes, 0, NULL);
@@ -23,6 +26,7 @@ static bool parse_worker(const char *text, size_t bytes, struct rewarm_worker *r
     const char *snapshot = json_string_value(json_object_get(object, "snapshot"));
     const char *state = json_string_value(json_object_get(object, "state"));
     const char *log = json_string_value(json_object_get(object, "log"));
+    json_t *launch = json_object_get(object, "launch");
     json_int_t pid = json_integer_value(json_object_get(object, "pid"));
     json_int_t supervisor = json_integer_value(json_object_get(object, "supervisor"));
     json_int_t supervisor_start =
@@ -39,7 +43,8 @@ static bool parse_worker(const char *text, size_t bytes, struct rewarm_worker *r
             .snapshot = rewarm_str_dup(snapshot),
             .state = rewarm_str_dup(state),
             .started_wall_ns = (uint64_t)json_integer_value(json_object_get(object, "started_ns")),
-            .log = rewarm_str_dup(log)};
+            .log = rewarm_str_dup(log),
+            .launch = json_is_object(launch) ? json_incref(launch) : NULL};
     json_decref(object);
     return good;
 }
@@ -50,6 +55,7 @@ static void worker_fini(struct rewarm_worker *worker)
     free(worker->snapshot);
     free(worker->state);
     free(worker->log);
+    json_decref(worker->launch);
 }
 
 void rewarm_workers_free(struct rewarm_worker *workers, size_t count)
@@ -79,7 +85,7 @@ int rewarm_workers_list(struct rewarm_worker **ret_workers, size_t *ret_count,
         rewarm_auto_free char *text = NULL;
         size_t bytes = 0;
         if (!rewarm_str_ends(entry->d_name, ".json") ||
-            rewarm_fs_read_file(fd, entry->d_name, 65536, &text, &bytes, NULL) != 0)
+            rewarm_fs_read_file(fd, entry->d_name, WORKER_LIMIT, &text, &bytes, NULL) != 0)
             continue;
         REWARM_GROW(&workers, &capacity, count);
         if (!parse_worker(text, bytes, &workers[count]))
@@ -160,7 +166,8 @@ int rewarm_register_claim(const char *name, struct rewarm_register *ret_register
 }
 
 int rewarm_register_update(struct rewarm_register *reg, pid_t pid, const char *snapshot,
-                           const char *state, const char *log, struct rewarm_error *err)
+                           const char *state, const char *log, json_t *launch,
+                           struct rewarm_error *err)
 {
     struct rewarm_proc_stat worker = {0};
     struct rewarm_proc_stat own = {0};
@@ -169,11 +176,12 @@ int rewarm_register_update(struct rewarm_register *reg, pid_t pid, const char *s
     int result = rewarm_proc_stat(getpid(), &own, err);
     if (result != 0)
         return result;
-    json_t *object = json_pack("{s:s,s:i,s:I,s:i,s:I,s:s,s:s,s:I,s:s}", "name", reg->name, "pid",
-                               (int)pid, "starttime", (json_int_t)worker.starttime, "supervisor",
-                               (int)own.pid, "supervisor_starttime", (json_int_t)own.starttime,
-                               "snapshot", snapshot, "state", state, "started_ns",
-                               (json_int_t)rewarm_time_wall_ns(), "log", log != NULL ? log : "");
+    json_t *object =
+        json_pack("{s:s,s:i,s:I,s:i,s:I,s:s,s:s,s:I,s:s,s:O?}", "name", reg->name, "pid", (int)pid,
+                  "starttime", (json_int_t)worker.starttime, "supervisor", (int)own.pid,
+                  "supervisor_starttime", (json_int_t)own.starttime, "snapshot", snapshot, "state",
+                  state, "started_ns", (json_int_t)rewarm_time_wall_ns(), "log",
+                  log != NULL ? log : "", "launch", launch);
     rewarm_auto_free char *text = json_dumps(object, JSON_COMPACT);
     json_decref(object);
     rewarm_auto_free char *file = rewarm_str_format("%s.json", reg->name);

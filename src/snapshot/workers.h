@@ -18,9 +18,10 @@ struct rewarm_register {
 int rewarm_register_claim(const char *name, struct rewarm_register *ret_register,
                           struct rewarm_error *err);
 
-/* Says what the worker is now. `log` may be NULL. */
+/* Says what the worker is now. `log` and `launch` (identity.h; borrowed) may be NULL. */
 int rewarm_register_update(struct rewarm_register *reg, pid_t pid, const char *snapshot,
-                           const char *state, const char *log, struct rewarm_error *err);
+                           const char *state, const char *log, json_t *launch,
+                           struct rewarm_error *err);
 
 /* The worker has ended. Idempotent. */
 void rewarm_register_release(struct rewarm_register *reg);
