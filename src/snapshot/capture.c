@@ -328,7 +328,7 @@ static struct batch *pop(struct rewarm_capture *capture)
 }
 
 static int read_jobs(struct rewarm_capture *capture, struct batch **batch, bool report,
-                     struct rewarm_error *err)
+                     uint64_t *own_bytes, struct rewarm_error *err)
 {
     for (;;) {
         size_t index = atomic_fetch_add(&capture->next_job, 1);
@@ -359,6 +359,7 @@ static int read_jobs(struct rewarm_capture *capture, struct batch **batch, bool 
                 (struct part){index, (uint32_t)b->used_bytes, (uint32_t)kept};
             b->used_bytes += kept;
         }
+        *own_bytes += bytes;
         uint64_t done = atomic_fetch_add(&capture->read_bytes, bytes) + bytes;
         if (report && capture->progress != NULL)
             capture->progress->update(capture->progress->context, "read", done,
@@ -370,7 +371,8 @@ static int reader(struct rewarm_capture *capture, unsigned index, struct rewarm_
 {
     uint64_t start = rewarm_time_now_ns();
     struct batch *batch = NULL;
-    int result = read_jobs(capture, &batch, index == 0, err);
+    uint64_t own_bytes = 0;
+    int result = read_jobs(capture, &batch, index == 0, &own_bytes, err);
     if (result != 0)
         stop_all(capture);
     if (batch != NULL)
@@ -381,8 +383,7 @@ static int reader(struct rewarm_capture *capture, unsigned index, struct rewarm_
     pthread_mutex_unlock(&capture->lock);
     char lane[32];
     snprintf(lane, sizeof(lane), "read %u", index);
-    rewarm_trace_span(lane, "memory", start, rewarm_time_now_ns(),
-                      index == 0 ? atomic_load(&capture->read_bytes) : 0);
+    rewarm_trace_span(lane, "memory", start, rewarm_time_now_ns(), own_bytes);
     return result;
 }
 

@@ -290,6 +290,8 @@ int rewarm_restore_complete(struct rewarm_restore *r, struct rewarm_error *err)
     r->result.supplied_bytes = stats->supplied_bytes;
     r->result.faults = stats->faults;
     report(r);
+    rewarm_trace_span("worker", "runs while memory comes in", r->start_ns + r->result.running_ns,
+                      r->start_ns + r->result.complete_ns, 0);
     r->complete = true;
     unclaim(r);
     rewarm_store_reader_close(rewarm_steal_ptr(&r->reader));
