@@ -11,8 +11,8 @@ export SKIP_DEPS
 # The bundles that the demo and the tests use; a folder of your own instead: REWARM_CRIU=DIR, REWARM_LLAMA=DIR.
 export REWARM_CRIU
 export REWARM_LLAMA
-criu := $(or $(REWARM_CRIU),$(CURDIR)/build/criu)
-llama := $(or $(REWARM_LLAMA),$(CURDIR)/build/llama)
+criu := $(abspath $(or $(REWARM_CRIU),build/criu))
+llama := $(abspath $(or $(REWARM_LLAMA),build/llama))
 
 .DEFAULT_GOAL := all
 .PHONY: all
@@ -35,13 +35,19 @@ check: tools-demo check-unit ## every test that needs neither GPU nor Kubernetes
 	@REWARM=$(CURDIR)/$(build)/rewarm REWARM_CRIU=$(criu) REWARM_LLAMA=$(llama) \
 		build/venv/bin/pytest -rs $(TESTS)
 
-# What the demo, the benchmark and the end-to-end tests use beside the command.
-.PHONY: tools-demo
-tools-demo:
+.PHONY: criu llama
+criu: ## the CRIU bundle, build/criu
+	@tools/install-deps demo
+	@tools/make-criu-bundle
+
+llama: ## the real server and model for demo and tests, build/llama
 	@tools/install-deps demo
 	@tools/make-venv
-	@tools/make-criu-bundle
 	@tools/fetch-model
+
+# What the demo, the benchmark and the end-to-end tests use beside the command.
+.PHONY: tools-demo
+tools-demo: criu llama
 
 .PHONY: check-unit
 check-unit: ## unit tests and fuzz corpus only
