@@ -4,6 +4,7 @@
 
 #include <string.h>
 
+#include "base/log.h"
 #include "base/str.h"
 #include "base/time.h"
 #include "commands.h"
@@ -99,10 +100,14 @@ static int run_run(struct rewarm_cli *cli, const void *values, char **operands, 
     const struct run_values *run = values;
     struct rewarm_error err = REWARM_ERROR_INIT;
     rewarm_auto_store struct rewarm_store *store = NULL;
-    if (check_values(run, operands[0], &err) < 0 ||
-        rewarm_cli_open_store(cli, true, &store, &err) < 0) {
+    if (check_values(run, operands[0], &err) < 0) {
         rewarm_cli_fail(cli, &err);
         return OWN_FAILURE;
+    }
+    /* The worst case of `run` is a cold start, never an outage. */
+    if (rewarm_cli_open_store(cli, true, &store, &err) < 0) {
+        rewarm_warn("%s: starting cold, and saving nothing", err.message);
+        rewarm_error_clear(&err);
     }
     rewarm_cli_repair(store);
 

@@ -34,9 +34,9 @@ struct rewarm_run_options {
     const struct rewarm_progress *progress;
 };
 
-/* Returns 0 with *ret_exit_status = the worker's exit code, or 128 + signal (0 when detached), or a
- * negative code with err: then 126/127 are in *ret_exit_status when the command could not be
- * executed, else 125. */
+/* `store` may be NULL: cold, and nothing is saved. Returns 0 with *ret_exit_status = the worker's
+ * exit code, or 128 + signal (0 when detached), or a negative code with err: then 126/127 are in
+ * *ret_exit_status when the command could not be executed, else 125. */
 int rewarm_run(struct rewarm_store *store, const struct rewarm_run_options *options,
                int *ret_exit_status, struct rewarm_error *err);
 
