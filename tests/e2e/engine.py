@@ -78,9 +78,10 @@ def alive(pid):
 def children_of(pid):
     """Children of all threads."""
     found = []
-    for path in Path(f"/proc/{pid}/task").glob("*/children"):
-        with contextlib.suppress(OSError):
-            found += [int(word) for word in path.read_text().split()]
+    with contextlib.suppress(OSError):
+        for task in os.listdir(f"/proc/{pid}/task"):
+            with contextlib.suppress(OSError):
+                found += [int(word) for word in Path(f"/proc/{pid}/task/{task}/children").read_text().split()]
     return found
 
 
@@ -111,7 +112,7 @@ def reap(pids, seconds=10.0):
 
 def reap_orphans(popen):
     """Reaps zombies that were left to us; children that subprocess waits for (`popen`) are not touched."""
-    known = {process.pid for process in popen}
+    known = {process.pid for process in popen if process.returncode is None}
     for pid in children_of(os.getpid()):
         if pid not in known and (stat_of(pid) or " ")[0] == "Z":
             with contextlib.suppress(ChildProcessError):
@@ -250,8 +251,11 @@ class Lab:
         """rewarm in the foreground, as a process to play with."""
         more.setdefault("stdin", subprocess.DEVNULL)
         more.setdefault("stdout", subprocess.DEVNULL)
-        more.setdefault("stderr", subprocess.DEVNULL)
-        process = subprocess.Popen(self.command(*args), env=more.pop("env", self.environment), **more)
+        words = self.folder / f"words-{len(self.popen)}"
+        with open(words, "w") as file:
+            more.setdefault("stderr", file)
+            process = subprocess.Popen(self.command(*args), env=more.pop("env", self.environment), **more)
+        process.words = words
         self.popen.append(process)
         return process
 
@@ -316,13 +320,23 @@ class Lab:
         self.workers.append(worker)
         return worker
 
+    def until_whole(self, process, name="snap", seconds=20.0):
+        """Waits until a foreground restore (popen_cli) has all of its memory."""
+
+        def whole():
+            if process.poll() is not None:
+                raise AssertionError(f"restore ended with {process.returncode}: {process.words.read_text()}")
+            return self.ps().get(name, {}).get("state") == "restored"
+
+        until(whole, seconds, f"worker {name}", pause=0.01)
+
     def filler_of(self, supervisor, seconds=10.0):
-        """The filler: the child of a supervisor that is a fork of rewarm itself."""
+        """The filler: a child of the supervisor that names itself so."""
 
         def found():
             for pid in children_of(supervisor):
                 with contextlib.suppress(OSError):
-                    if os.readlink(f"/proc/{pid}/exe") == str(REWARM.resolve()):
+                    if Path(f"/proc/{pid}/comm").read_text() == "rewarm-filler\n":
                         return pid
             return None
 

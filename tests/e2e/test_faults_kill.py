@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from engine import (CANCELLED, CORRUPT, LOST, Worker, alive, children_of, kill, lab, reap, rewarm_only, stat_of, tree_of,
+from engine import (CANCELLED, Worker, alive, kill, lab, reap, reap_orphans, rewarm_only, stat_of, tree_of,
                     until)  # noqa: F401
 
 pytestmark = rewarm_only
@@ -28,6 +28,11 @@ def timed(command):
     return time.monotonic() - started
 
 
+def running(lab, program):
+    """Processes of a test program, by their program's path (rewarm's own command line may name it too)."""
+    return [entry for entry in lab.processes() if entry[1].split(" ")[0].endswith("/" + program)]
+
+
 def children_named(pid, word):
     """Descendants of a process whose command line has this word."""
     found = []
@@ -41,10 +46,19 @@ def children_named(pid, word):
 
 
 def nothing_left(lab):
-    """After a repair: no session, no staging, no process but test programs."""
-    assert not list((lab.run / "sessions").glob("*"))
-    ours = [entry for entry in lab.processes() if "/tests/programs/" not in entry[1] and "/programs/" not in entry[1]]
-    until(lambda: not [entry for entry in lab.processes() if "/programs/" not in entry[1]], 5, f"the end of {ours}")
+    """After a repair: no session, and no process but test programs and those who watch them."""
+
+    def repaired():
+        lab.ps()
+        return not list((lab.run / "sessions").glob("*"))
+
+    until(repaired, 5, "a session's repair", pause=0.1)  # CRIU may have outlived rewarm for a moment
+    watching = {entry["supervisor"] for entry in lab.ps().values()}
+
+    def ours():
+        return [entry for entry in lab.processes() if "/programs/" not in entry[1] and entry[0] not in watching]
+
+    until(lambda: not ours(), 5, f"the end of {ours()}")
 
 
 def whole_or_gone(copy, seconds=15):
@@ -162,14 +176,21 @@ def end_copy(lab, process, copy):
     if process is not None:
         process.wait(15)
 
+    def all_gone():
+        reap_orphans(lab.popen)
+        return all(stat_of(pid) is None for pid in lab.tree)
+
+    until(all_gone, 10, f"the end of all of {[(pid, stat_of(pid)) for pid in lab.tree]}")
+
 
 @pytest.fixture
 def snapshot(lab):
     worker = lab.start("cow_workers", MIB // 4)
+    lab.tree = tree_of(worker.pid)
     lab.freeze(worker)
-    _, copy = process, copy = start_restore(lab, worker)
+    process, copy = start_restore(lab, worker)
     started = time.monotonic()
-    until(lambda: lab.ps().get("snap", {}).get("state") == "restored", 20, "the first restore", pause=0.01)
+    lab.until_whole(process)
     lab.whole = time.monotonic() - started
     copy.check("undisturbed")
     end_copy(lab, process, copy)
@@ -189,12 +210,11 @@ def test_restore_killed(lab, snapshot):
         outcomes.append(whole_or_gone(copy) if alive(copy.pid) else "gone")
         lab.ps()  # repairs
         if outcomes[-1] == "gone":
-            until(lambda: not [entry for entry in lab.processes() if "cow_workers" in entry[1]], 5, "a half-restored tree's end")
+            until(lambda: not running(lab, "cow_workers"), 5, "a half-restored tree's end")
         end_copy(lab, None, copy)
-        reap([pid for pid in (copy.pid,) if stat_of(pid) and stat_of(pid)[0] == "Z"])
         nothing_left(lab)
     process, copy = start_restore(lab, snapshot)
-    until(lambda: lab.ps().get("snap", {}).get("state") == "restored", 20, "a restore after all this", pause=0.02)
+    lab.until_whole(process)
     copy.check("restored after all this")
     end_copy(lab, process, copy)
 
@@ -217,7 +237,7 @@ def test_filler_killed(lab, snapshot):
             outcome = whole_or_gone(copy)
         if outcome == "gone":
             assert process.wait(15) != 0
-            until(lambda: not [entry for entry in lab.processes() if "cow_workers" in entry[1]], 5, "the tree's end")
+            until(lambda: not running(lab, "cow_workers"), 5, "the tree's end")
         outcomes.add(outcome)
         end_copy(lab, process, copy)
         lab.ps()
@@ -239,7 +259,7 @@ def test_filler_stopped_then_killed(lab, snapshot):
     code = process.wait(15)
     assert code != 0
     assert not (copy.folder / "fail").exists(), (copy.folder / "fail").read_text()
-    assert not [entry for entry in lab.processes() if "cow_workers" in entry[1]]
+    assert not running(lab, "cow_workers")
 
 
 def test_criu_killed_in_a_restore(lab, snapshot):
@@ -254,7 +274,7 @@ def test_criu_killed_in_a_restore(lab, snapshot):
         time.sleep(0.2)
         if process.poll() is not None:
             assert process.returncode != 0
-            until(lambda: not [entry for entry in lab.processes() if "cow_workers" in entry[1]], 5, "the tree's end")
+            until(lambda: not running(lab, "cow_workers"), 5, "the tree's end")
         else:
             assert whole_or_gone(copy) == "whole" or process.wait(15) != 0
         end_copy(lab, process, copy)
@@ -265,6 +285,7 @@ def test_criu_killed_in_a_restore(lab, snapshot):
 def test_fork_heavy_worker_and_a_killed_filler(lab):
     """A worker that forks all the time while its memory comes in; children are served too, or gone too."""
     worker = lab.start("lazy_storm", "fork", 64)
+    lab.tree = [worker.pid]
     lab.freeze(worker)
     for moment in (0.0, 0.01, 0.03):
         process, copy = start_restore(lab, worker)
@@ -275,5 +296,5 @@ def test_fork_heavy_worker_and_a_killed_filler(lab):
         outcome = whole_or_gone(copy) if alive(copy.pid) else "gone"
         if outcome == "gone":
             process.wait(15)
-            until(lambda: not [entry for entry in lab.processes() if "lazy_storm" in entry[1]], 5, "the tree's end")
+            until(lambda: not running(lab, "lazy_storm"), 5, "the tree's end")
         end_copy(lab, process, copy)

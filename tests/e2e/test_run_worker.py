@@ -127,8 +127,8 @@ def test_changed_arguments_start_cold(lab):
 def test_changed_environment_starts_cold(lab):
     job = Job(lab, "mem_anon", 4)
     job.save()
-    restart(job, "rewarm_test_new", env=dict(lab.environment, REWARM_TEST_NEW="1"))
-    process, worker, state = job.start("--ignore-env", "REWARM_TEST_*", env=dict(lab.environment, REWARM_TEST_NEW="2"))
+    restart(job, "worker_setting", env=dict(lab.environment, WORKER_SETTING="1"))
+    process, worker, state = job.start("--ignore-env", "WORKER_*", env=dict(lab.environment, WORKER_SETTING="2"))
     job.end(process, worker)
 
 

@@ -274,7 +274,7 @@ def test_removal_during_a_restore(lab, command):
         os.kill(filler, signal.SIGCONT)
     copy = Worker(worker.folder, worker.pid)
     lab.workers.append(copy)
-    until(lambda: lab.ps().get("snap", {}).get("state") == "restored", 20, "the restore", pause=0.05)
+    lab.until_whole(process)
     copy.check("restored while the snapshot was removed")
     copy.end()
     assert process.wait(10) == 42
@@ -290,7 +290,7 @@ def test_replaced_during_a_restore(lab):
         os.kill(filler, signal.SIGCONT)
     copy = Worker(worker.folder, worker.pid)
     lab.workers.append(copy)
-    until(lambda: lab.ps().get("snap", {}).get("state") == "restored", 20, "the restore", pause=0.05)
+    lab.until_whole(process)
     copy.check("restored from the replaced snapshot")
     copy.end()
     assert process.wait(10) == 42
@@ -303,7 +303,7 @@ def test_equal_bytes_are_stored_once(lab):
     lab.freeze(worker, "one", stop=False)
     lab.freeze(worker, "two", stop=False)
     one, two = lab.snapshots()["one"], lab.snapshots()["two"]
-    assert one["stored_bytes"] < one["logical_bytes"] / 1.5, one
+    assert one["stored_bytes"] < one["logical_bytes"] * 0.7, one  # half of it is equal in all four
     assert two["stored_bytes"] < one["stored_bytes"] / 4, (one, two)
     lab.cli("rm", "one", check=True)
     lab.cli("gc", check=True)
