@@ -15,7 +15,7 @@ _rewarm_paths() {
 }
 _rewarm() {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]}
-    local command='' options i commands='run freeze restore ps ls inspect verify rm gc doctor trace completion help version'
+    local command='' options i commands='run freeze restore ps ls inspect verify rm gc doctor bench trace completion help version'
     COMPREPLY=()
     for ((i = 1; i < COMP_CWORD; i++)); do
         case ${COMP_WORDS[i]} in
@@ -41,6 +41,9 @@ _rewarm() {
     restore:--copies) :; return ;;
     restore:--as) _rewarm_words "$(_rewarm_names ps)"; return ;;
     gc:--wait) :; return ;;
+    bench:--size) :; return ;;
+    bench:--rounds) :; return ;;
+    bench:--only) _rewarm_words 'restore freeze command memory fill maps'; return ;;
     trace:--out) _rewarm_paths -f; return ;;
     trace:--svg) _rewarm_paths -f; return ;;
     *:--store) _rewarm_paths -d; return ;;
@@ -57,6 +60,7 @@ _rewarm() {
     rm) options=' --store --verbose --quiet --help --version' ;;
     gc) options=' --dry-run --wait --store --json --verbose --quiet --help --version' ;;
     doctor) options=' --store --json --verbose --quiet --help --version' ;;
+    bench) options=' --size --rounds --only --store --json --verbose --quiet --help --version' ;;
     trace) options=' --out --svg --store --verbose --quiet --help --version' ;;
     completion) options=' --store --verbose --quiet --help --version' ;;
     help) options=' --store --verbose --quiet --help --version' ;;

@@ -18,6 +18,7 @@ extern const struct rewarm_cli_command rewarm_command_verify;
 extern const struct rewarm_cli_command rewarm_command_rm;
 extern const struct rewarm_cli_command rewarm_command_gc;
 extern const struct rewarm_cli_command rewarm_command_doctor;
+extern const struct rewarm_cli_command rewarm_command_bench;
 extern const struct rewarm_cli_command rewarm_command_trace;
 extern const struct rewarm_cli_command rewarm_command_completion;
 extern const struct rewarm_cli_command rewarm_command_help;

@@ -10,16 +10,20 @@
 #include "base/clean.h"
 #include "base/log.h"
 #include "base/str.h"
+#include "bench.h"
 #include "commands.h"
 #include "output.h"
 #include "snapshot/snapshot.h"
 
 const struct rewarm_cli_command *const rewarm_commands[] = {
-    &rewarm_command_run,    &rewarm_command_freeze,  &rewarm_command_restore,
-    &rewarm_command_ps,     &rewarm_command_ls,      &rewarm_command_inspect,
-    &rewarm_command_verify, &rewarm_command_rm,      &rewarm_command_gc,
-    &rewarm_command_doctor, &rewarm_command_trace,   &rewarm_command_completion,
-    &rewarm_command_help,   &rewarm_command_version, NULL,
+    &rewarm_command_run,        &rewarm_command_freeze,
+    &rewarm_command_restore,    &rewarm_command_ps,
+    &rewarm_command_ls,         &rewarm_command_inspect,
+    &rewarm_command_verify,     &rewarm_command_rm,
+    &rewarm_command_gc,         &rewarm_command_doctor,
+    &rewarm_command_bench,      &rewarm_command_trace,
+    &rewarm_command_completion, &rewarm_command_help,
+    &rewarm_command_version,    NULL,
 };
 
 const struct rewarm_cli_command *rewarm_command_find(const char *name)
@@ -132,6 +136,9 @@ static int run_command(struct rewarm_cli *cli, const char *name, int argc, char 
 
 int main(int argc, char **argv)
 {
+    /* The synthetic worker of `rewarm bench`: no command for a person. */
+    if (argc > 1 && strcmp(argv[1], "bench-worker") == 0)
+        return rewarm_bench_worker_main(argc - 2, argv + 2);
     struct rewarm_cli cli = {0};
     struct rewarm_error err = REWARM_ERROR_INIT;
     struct rewarm_cli_parsed parsed;

@@ -5,9 +5,10 @@ import subprocess
 import pytest
 
 COMMANDS = (
-    "run freeze restore ps ls inspect verify rm gc doctor trace completion help version".split()
+    "run freeze restore ps ls inspect verify rm gc doctor bench trace completion help "
+    "version".split()
 )
-QUERIES = "ps ls inspect verify gc doctor version freeze restore".split()
+QUERIES = "ps ls inspect verify gc doctor bench version freeze restore".split()
 
 
 def test_help_lists_every_command(rewarm):
