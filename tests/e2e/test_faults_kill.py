@@ -134,10 +134,13 @@ def test_criu_killed_in_a_freeze(lab):
         if code == 0:
             continue  # it had done its work
         assert "snap" not in lab.snapshots()
-        worker.check("source", 15)
+        try:
+            worker.check("source", 15)
+        except AssertionError as error:
+            # docs/limits.md: killed inside CRIU's parasite code it may take the worker along; a wrong answer never.
+            assert "ended instead of answering" in str(error)
+            worker = lab.start("mem_anon", MIB)
         nothing_left(lab)
-    if alive(worker.pid):
-        worker.check("at last")
 
 
 def test_source_dies_in_a_freeze(lab):

@@ -1,5 +1,6 @@
 """Several copies of one snapshot on one host: PID and network namespaces, published ports."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -8,20 +9,25 @@ import time
 
 import pytest
 
-from engine import USAGE, Worker, alive, children_of, kill, lab, rewarm_only, stat_of, tree_of, until  # noqa: F401
+from engine import BUSY, LOST, SYSTEM, USAGE, Worker, alive, children_of, kill, lab, rewarm_only, stat_of, tree_of, until  # noqa: F401
 
 pytestmark = rewarm_only
 needs_pasta = pytest.mark.skipif(shutil.which("pasta") is None, reason="pasta (package passt) is not installed")
 
 
 def free_ports(count):
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
+    """The first of this many free ports in a row, below those that the kernel gives out by itself."""
+    for first in range(20000 + os.getpid() % 5000, 32000, count):
+        with contextlib.ExitStack() as stack:
+            try:
+                for port in range(first, first + count):
+                    one = stack.enter_context(socket.socket())
+                    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    one.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return first
+    raise AssertionError("no free ports")
 
 
 def echo(port, seconds=5):
@@ -84,22 +90,39 @@ def test_two_copies_of_a_listener(lab):
     worker = lab.start("tcp_listen", 4)
     port = int((worker.folder / "port").read_text())
     lab.freeze(worker)
-    host = free_ports(2)
-    while host[1] != host[0] + 1:
-        host = [free_ports(1)[0]] * 2
-        host[1] = host[0] + 1
+    first = free_ports(2)
     restored = lab.json("restore", "snap", "--detach", "--isolate", "pid,net", "--copies", 2, "--publish",
-                        f"{host[0]}:{port}")
+                        f"{first}:{port}")
     copies = copies_of(lab, worker, restored)
-    for published in host:
+    for published in (first, first + 1):
         assert echo(published)
     for copy in copies:
         copy.check("copy")
 
 
 @needs_pasta
+@pytest.mark.parametrize("copies", [1, 2])
+def test_published_port_in_use(lab, copies):
+    """A published port is taken: said at once, and no copy is left half-published."""
+    worker = lab.start("tcp_listen", 4)
+    port = int((worker.folder / "port").read_text())
+    lab.freeze(worker)
+    first = free_ports(copies)
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind(("127.0.0.1", first + copies - 1))
+        other.listen(1)
+        words = lab.refuses("restore", "snap", "--detach", "--isolate", "pid,net", "--copies", copies, "--publish",
+                            f"{first}:{port}", code=(BUSY, SYSTEM, LOST), timeout=20)
+        assert str(first + copies - 1) in words
+    for pid, name in lab.processes():
+        if name.split()[0].endswith("/tcp_listen"):
+            kill(pid)
+
+
+@needs_pasta
 @pytest.mark.parametrize("program,args", [("unix_named", ["abstract"]), ("tcp_pair", [4]), ("tcp_pair", [6]), ("udp", [4]),
-                                          ("tcp_listen", [6])])
+                                          ("tcp_listen", [6]), ("threads", [32])])
 def test_names_do_not_collide(lab, program, args):
     """Abstract unix sockets, ports and in-image TCP pairs of two clones: each has a network namespace of its own."""
     worker = lab.start(program, *args)

@@ -1,11 +1,9 @@
 """EDGE_CASES [proc]: every kind of process state has a test program; each is frozen and killed and
 restored, and frozen with its source going on, and must find its state right both times."""
 
-import os
-
 import pytest
 
-from engine import ENGINE, REFUSED, EngineError, lab  # noqa: F401
+from engine import lab  # noqa: F401
 
 # (id, program, arguments). The programs' first comments say what they hold.
 PROGRAMS = [
@@ -19,7 +17,6 @@ PROGRAMS = [
     ("guard-pages", "mem_guard", []),
     ("small-vmas", "mem_vmas", [3000]),
     ("posix-shm-and-semaphores", "shm_posix", []),
-    ("sysv-shm", "sysv", ["shm"]),
     ("sysv-sem", "sysv", ["sem"]),
     ("sysv-msg", "sysv", ["msg"]),
     ("threads", "threads", [32]),
