@@ -19,21 +19,23 @@ llama := $(abspath $(or $(REWARM_LLAMA),build/llama))
 all: $(build)/build.ninja ## build (release unless PRESET says otherwise)
 	@cmake --build $(build)
 
-configure := cmake --preset $(PRESET) --log-level=NOTICE $(CMAKE_ARGS)
+configure = cmake --preset $(PRESET) --log-level=NOTICE $(CMAKE_ARGS) $(1) > /dev/null
 $(build)/build.ninja: CMakePresets.json
 	@tools/install-deps build
-	@$(configure)
+	@$(call configure)
 
 .PHONY: demo
 demo: tools-demo ## freeze and restore a real LLM server, and compare with its cold start
-	@$(configure)
+	@$(call configure)
 	@cmake --build $(build)
 	@REWARM_CRIU=$(criu) $(build)/rewarm-demo --rewarm $(build)/rewarm --llama $(llama) --work build/demo
 
 .PHONY: check
-check: tools-demo check-unit ## every test that needs neither GPU nor Kubernetes
-	@REWARM=$(CURDIR)/$(build)/rewarm REWARM_CRIU=$(criu) REWARM_LLAMA=$(llama) \
-		build/venv/bin/pytest -rs $(TESTS)
+check: tools-demo build-tests ## every test that needs neither GPU nor Kubernetes
+	@status=0; $(ctest) || status=$$?; \
+	REWARM=$(CURDIR)/$(build)/rewarm REWARM_CRIU=$(criu) REWARM_LLAMA=$(llama) \
+		build/venv/bin/pytest -rs $(TESTS) || status=$$?; \
+	exit $$status
 
 .PHONY: criu llama
 criu: ## the CRIU bundle, build/criu
@@ -50,11 +52,16 @@ llama: ## the real server and model for demo and tests, build/llama
 tools-demo: criu llama
 
 .PHONY: check-unit
-check-unit: ## unit tests and fuzz corpus only
+check-unit: build-tests ## unit tests and fuzz corpus only
+	@$(ctest)
+
+# ThreadSanitizer of older compilers does not know this kernel's address space layout.
+ctest = $(if $(filter tsan,$(PRESET)),setarch -R) ctest --preset $(PRESET)
+.PHONY: build-tests
+build-tests:
 	@tools/install-deps test
-	@$(configure) -DREWARM_TESTS=ON
+	@$(call configure,-DREWARM_TESTS=ON)
 	@cmake --build $(build)
-	@$(if $(filter tsan,$(PRESET)),setarch -R) ctest --preset $(PRESET)
 
 .PHONY: check-asan check-ubsan check-tsan check-debug
 check-asan check-ubsan check-tsan check-debug: check-%: ## unit tests and fuzz corpus with that preset
@@ -73,7 +80,7 @@ fuzz: ## each fuzz target for FUZZ_SECONDS, starting from its corpus
 
 .PHONY: bench
 bench: tools-demo ## the bars: ours against plain CRIU, measured in the same run
-	@$(configure)
+	@$(call configure)
 	@cmake --build $(build)
 	@REWARM_CRIU=$(criu) $(build)/rewarm bench
 	@REWARM_CRIU=$(criu) $(build)/rewarm-demo --bar --rewarm $(build)/rewarm --llama $(llama) --work build/demo

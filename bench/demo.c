@@ -248,7 +248,7 @@ static bool restore_failed(void *context)
 
 static bool restore_once(struct demo *demo, const char *prompt, struct times *times)
 {
-    const char *const argv[] = {demo->rewarm, "restore", "llama", "--detach", "--json", NULL};
+    const char *const argv[] = {demo->rewarm, "restore", "llama", "--detach", "--json", "-q", NULL};
     int output = -1;
     uint64_t start_ns = demo_now_ns();
     pid_t pid = demo_process_command(argv, &output);
