@@ -1,14 +1,16 @@
 /* The service: its threads, what wakes them, and when it ends.
  *
- * All threads run the same loop: a queued fault first, then a ready descriptor, then (workers only)
- * the next window of the background. Thread 0, the caller's, never takes from the background, so
- * that a fault finds a thread in epoll_wait(2) and does not wait for a chunk to end. Descriptors
+ * All threads run the same loop: a queued fault first, then a ready descriptor, then the next
+ * window of the background. There is one thread more than may be at the background at a time, so
+ * that a fault finds a thread in epoll_wait(2) and does not wait for a window to end. Descriptors
  * are watched one-shot: the thread that gets the event reads the messages and lets the next event
  * through before it answers the faults, so several threads answer the faults of one process.
  *
- * Two descriptors of our own wake threads: kick_fd is a semaphore, one thread looks for work for
- * each count. The service ends when CRIU has said that the tree runs and no process is left to
- * serve, or at the first failure; `stop` and a kick for everybody make all threads return. */
+ * kick_fd, a semaphore, wakes a thread for each count. Any thread may take a count, also one that
+ * was not asleep: so whoever takes one looks for work of every kind before it sleeps, and whoever
+ * adds work adds it before the kick. The service ends when CRIU has said that the tree runs and no
+ * process is left to serve, or at the first failure; `stop` and a kick for everybody make all
+ * threads return. */
 #include "proc/lazy.h"
 
 #include <errno.h>
@@ -118,28 +120,42 @@ static bool take_fault(struct lazy_service *service, struct lazy_fault *ret_faul
 }
 
 /* The next window that nobody has claimed, of each process in turn: a child that has exited is
- * found out soon, and no process is last. NULL: nothing to do for now; then the caller counts as
- * idle. */
-static struct lazy_process *take_window(struct lazy_service *service, uint64_t *ret_window)
+ * found out soon, and no process is last. NULL: nothing to do for now. */
+static struct lazy_process *find_window(struct lazy_service *service, uint64_t *ret_window)
 {
-    struct lazy_process *found = NULL;
-    pthread_mutex_lock(&service->lock);
-    for (size_t i = 0; i < service->live_count && found == NULL && service->running; i++) {
+    for (size_t i = 0; i < service->live_count && service->running; i++) {
         struct lazy_process *process = service->live[service->turn++ % service->live_count];
         uint64_t windows = process->space != NULL ? process->space->windows : 0;
-        while (process->next_window < windows && found == NULL) {
+        while (process->next_window < windows) {
             uint64_t window = process->next_window++;
             uint64_t mask = (uint64_t)1 << (window % 64);
             if ((process->claimed[window / 64] & mask) != 0)
                 continue;
             process->claimed[window / 64] |= mask;
             *ret_window = window;
-            found = process;
+            return process;
         }
     }
-    bool wake_another = found != NULL && service->idle != 0;
-    if (found == NULL)
-        service->idle++;
+    return NULL;
+}
+
+/* Keeps the thread at the background as long as there are windows. The last thread stays out of it,
+ * and one that starts wakes the next. */
+static struct lazy_process *take_window(struct lazy_thread *thread, uint64_t *ret_window)
+{
+    struct lazy_service *service = thread->service;
+    struct lazy_process *found = NULL;
+    bool wake_another = false;
+    pthread_mutex_lock(&service->lock);
+    if (thread->at_background || service->at_background < service->workers)
+        found = find_window(service, ret_window);
+    if (found != NULL && !thread->at_background) {
+        service->at_background++;
+        wake_another = service->at_background < service->workers;
+    } else if (found == NULL && thread->at_background) {
+        service->at_background--;
+    }
+    thread->at_background = found != NULL;
     pthread_mutex_unlock(&service->lock);
     if (wake_another)
         rewarm_lazy_kick(service, 1);
@@ -190,41 +206,34 @@ static void report_progress(struct lazy_service *service)
     options->on_progress(options->context, done, total);
 }
 
-/* The caller's thread: everything but the background, and progress. */
-static int watch_one(struct lazy_thread *thread, uint64_t *progress_ns, struct rewarm_error *err)
+/* Thread 0 is the one that reports progress. */
+static void report_when_due(struct lazy_thread *thread)
 {
-    struct lazy_service *service = thread->service;
-    bool shows = service->options->on_progress != NULL && rewarm_lazy_is_running(service);
-    bool any;
-    int result = next_event(service, shows ? PROGRESS_MS : -1, &any, err);
-    if (shows && rewarm_time_now_ns() - *progress_ns >= PROGRESS_MS * REWARM_NS_PER_MS) {
-        *progress_ns = rewarm_time_now_ns();
-        report_progress(service);
-    }
-    return result;
+    uint64_t now_ns = rewarm_time_now_ns();
+    if (now_ns - thread->reported_ns < PROGRESS_MS * REWARM_NS_PER_MS)
+        return;
+    thread->reported_ns = now_ns;
+    report_progress(thread->service);
 }
 
-static int work_one(struct lazy_thread *thread, struct rewarm_error *err)
+static int work_one(struct lazy_thread *thread, bool reports, struct rewarm_error *err)
 {
     struct lazy_service *service = thread->service;
-    bool background = service->options->background && rewarm_lazy_is_running(service);
+    bool running = rewarm_lazy_is_running(service);
     bool any = false;
-    if (background) {
+    reports = reports && running && service->options->on_progress != NULL;
+    if (reports)
+        report_when_due(thread);
+    if (running && service->options->background) {
         int result = next_event(service, 0, &any, err);
         if (result != 0 || any)
             return result;
         uint64_t window = 0;
-        struct lazy_process *process = take_window(service, &window);
+        struct lazy_process *process = take_window(thread, &window);
         if (process != NULL)
             return rewarm_lazy_supply_window(thread, process, window, err);
     }
-    int result = next_event(service, -1, &any, err);
-    if (background) {
-        pthread_mutex_lock(&service->lock);
-        service->idle--;
-        pthread_mutex_unlock(&service->lock);
-    }
-    return result;
+    return next_event(service, reports ? PROGRESS_MS : -1, &any, err);
 }
 
 static int serve(void *context, unsigned index, struct rewarm_error *err)
@@ -232,7 +241,6 @@ static int serve(void *context, unsigned index, struct rewarm_error *err)
     struct lazy_service *service = context;
     rewarm_auto_free void *buffer = aligned_alloc(REWARM_PAGE_BYTES, REWARM_WINDOW_BYTES);
     struct lazy_thread thread = {.service = service, .buffer = buffer};
-    uint64_t progress_ns = 0;
     int result = 0;
     if (buffer == NULL)
         result = rewarm_error_errno(err, "can't get a buffer");
@@ -242,10 +250,8 @@ static int serve(void *context, unsigned index, struct rewarm_error *err)
         struct lazy_fault fault;
         if (take_fault(service, &fault))
             result = rewarm_lazy_supply_fault(&thread, &fault, err);
-        else if (index == 0)
-            result = watch_one(&thread, &progress_ns, err);
         else
-            result = work_one(&thread, err);
+            result = work_one(&thread, index == 0, err);
     }
     if (result != 0)
         stop(service);

@@ -65,8 +65,8 @@ struct lazy_service {
     size_t process_count, process_capacity;
     struct lazy_process **live; /* with an open descriptor */
     size_t live_count, live_capacity;
-    size_t turn;   /* whose window the background takes next */
-    unsigned idle; /* workers that wait for something to do */
+    size_t turn;            /* whose window the background takes next */
+    unsigned at_background; /* threads; `workers` at most */
     struct lazy_fault
         *faults; /* a stack: the latest fault is the least likely to be answered yet */
     size_t fault_count, fault_capacity;
@@ -75,10 +75,12 @@ struct lazy_service {
     struct rewarm_lazy_stats stats; /* the counters are atomic */
 };
 
-/* A thread's own: a window's bytes. */
+/* A thread's own. */
 struct lazy_thread {
     struct lazy_service *service;
-    void *buffer;
+    void *buffer; /* a window's bytes */
+    bool at_background;
+    uint64_t reported_ns;
 };
 
 /* --- lazy.c */
@@ -90,7 +92,7 @@ int rewarm_lazy_watch(struct lazy_service *service, int fd, uint64_t tag, struct
 /* Lets the next event of `fd` through. */
 void rewarm_lazy_rewatch(struct lazy_service *service, int fd, uint64_t tag);
 void rewarm_lazy_unwatch(struct lazy_service *service, int fd);
-/* Wakes `count` threads that wait, so that they look for work. */
+/* Makes `count` threads look for work, if so many wait. */
 void rewarm_lazy_kick(struct lazy_service *service, unsigned count);
 bool rewarm_lazy_stopping(const struct lazy_service *service);
 bool rewarm_lazy_is_running(const struct lazy_service *service);

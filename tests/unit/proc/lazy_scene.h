@@ -389,7 +389,44 @@ static inline void scene_fini(struct scene *scene)
     rmdir(scene->directory);
     munmap(scene->shared, sizeof(*scene->shared));
     rewarm_memmap_fini(&scene->map);
+    scene_now = NULL;
 }
+
+static inline void scene_close_userfaultfds(void)
+{
+    for (int fd = 3; fd < 1024; fd++) {
+        char path[64], target[64];
+        snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+        ssize_t length = readlink(path, target, sizeof(target) - 1);
+        if (length <= 0)
+            continue;
+        target[length] = '\0';
+        if (strstr(target, "userfaultfd") != NULL)
+            close(fd);
+    }
+}
+
+/* Teardown: whatever a failed test has left. */
+static inline int scene_abandon(void **state)
+{
+    (void)state;
+    struct scene *scene = scene_now;
+    if (scene == NULL)
+        return 0;
+    for (int i = 0; i < scene->target_count; i++) {
+        if (scene->targets[i] > 0)
+            kill(scene->targets[i], SIGKILL);
+    }
+    uint64_t one = 1;
+    if (scene->serving && write(scene->options.cancel_fd, &one, sizeof(one)) == sizeof(one))
+        pthread_join(scene->service, NULL);
+    scene->serving = false;
+    scene_close_userfaultfds();
+    scene_fini(scene);
+    return 0;
+}
+
+#define SCENE_TEST(function) cmocka_unit_test_teardown(function, scene_abandon)
 
 /* --- targets ------------------------------------------------------------------------------------
  */

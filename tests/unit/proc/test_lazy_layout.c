@@ -67,7 +67,7 @@ static void discarded_pages_read_as_zero(void **state)
     (void)state;
     uint64_t rounds = 0;
     for (int round = 0; round < ROUNDS; round++) {
-        struct scene scene;
+        static struct scene scene;
         start_and_finish(&scene, discard_and_read, round % 2 == 0 ? 0 : 100);
         rounds += scene.shared->rounds;
         scene_fini(&scene);
@@ -102,7 +102,7 @@ static void discarding_among_readers(void **state)
 {
     (void)state;
     for (int round = 0; round < ROUNDS; round++) {
-        struct scene scene;
+        static struct scene scene;
         start_and_finish(&scene, discard_among_readers, 100);
         scene_fini(&scene);
     }
@@ -143,7 +143,7 @@ static void unmapped_memory_stays_away(void **state)
     (void)state;
     uint64_t dropped_bytes = 0;
     for (int round = 0; round < ROUNDS; round++) {
-        struct scene scene;
+        static struct scene scene;
         start_and_finish(&scene, unmap_and_map, round % 2 == 0 ? 0 : 100);
         dropped_bytes += scene.stats.dropped_bytes;
         scene_fini(&scene);
@@ -178,7 +178,7 @@ static void moved_memory_is_found(void **state)
     (void)state;
     uint64_t events = 0;
     for (int round = 0; round < 3 * ROUNDS; round++) {
-        struct scene scene;
+        static struct scene scene;
         start_and_finish(&scene, move_around, round % 2 == 0 ? 0 : 100);
         events += scene.stats.events;
         assert_int_equal(scene.stats.supplied_bytes, scene_stored_bytes(&scene));
@@ -217,7 +217,7 @@ static void resized_memory_is_zero_beyond(void **state)
 {
     (void)state;
     for (unsigned delay_us = 0; delay_us <= 2000; delay_us += 500) {
-        struct scene scene;
+        static struct scene scene;
         start_and_finish(&scene, grow_and_shrink, delay_us);
         scene_fini(&scene);
     }
@@ -258,7 +258,7 @@ static void forked_children_are_whole(void **state)
 {
     (void)state;
     for (unsigned round = 0; round < ROUNDS; round++) {
-        struct scene scene;
+        static struct scene scene;
         start_and_finish(&scene, fork_a_tree, round * 100);
         scene_fini(&scene);
         assert_int_equal(scene_count_fds(), scene.fds_before);
@@ -299,7 +299,7 @@ static void children_inherit_the_layout(void **state)
 {
     (void)state;
     for (unsigned delay_us = 0; delay_us <= 1000; delay_us += 250) {
-        struct scene scene;
+        static struct scene scene;
         start_and_finish(&scene, change_and_fork, delay_us);
         assert_true(scene.stats.forks <= 1);
         scene_fini(&scene);
@@ -336,7 +336,7 @@ static void forks_across_the_end_are_whole(void **state)
 {
     (void)state;
     for (unsigned delay_us = 0; delay_us <= 400; delay_us += 200) {
-        struct scene scene;
+        static struct scene scene;
         start_and_finish(&scene, fork_all_the_time, delay_us);
         scene_fini(&scene);
         assert_int_equal(scene_count_fds(), scene.fds_before);
@@ -379,7 +379,7 @@ static void wiped_ranges_are_zero_in_children(void **state)
         {.pid = PID, .start = WIPED, .end = WIPED + WIPED_BYTES},
     };
     for (unsigned delay_us = 0; delay_us <= 1000; delay_us += 250) {
-        struct scene scene;
+        static struct scene scene;
         scene_init(&scene);
         scene.source_delay_us = delay_us;
         scene.options.wipes = wipes;
@@ -460,7 +460,7 @@ static void everything_at_once(void **state)
 {
     (void)state;
     for (unsigned round = 0; round < ROUNDS; round++) {
-        struct scene scene;
+        static struct scene scene;
         start_and_finish(&scene, do_everything, round % 3 * 200);
         scene_fini(&scene);
         assert_int_equal(scene_count_fds(), scene.fds_before);
@@ -470,16 +470,11 @@ static void everything_at_once(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(discarded_pages_read_as_zero),
-        cmocka_unit_test(discarding_among_readers),
-        cmocka_unit_test(unmapped_memory_stays_away),
-        cmocka_unit_test(moved_memory_is_found),
-        cmocka_unit_test(resized_memory_is_zero_beyond),
-        cmocka_unit_test(forked_children_are_whole),
-        cmocka_unit_test(children_inherit_the_layout),
-        cmocka_unit_test(forks_across_the_end_are_whole),
-        cmocka_unit_test(wiped_ranges_are_zero_in_children),
-        cmocka_unit_test(everything_at_once),
+        SCENE_TEST(discarded_pages_read_as_zero),      SCENE_TEST(discarding_among_readers),
+        SCENE_TEST(unmapped_memory_stays_away),        SCENE_TEST(moved_memory_is_found),
+        SCENE_TEST(resized_memory_is_zero_beyond),     SCENE_TEST(forked_children_are_whole),
+        SCENE_TEST(children_inherit_the_layout),       SCENE_TEST(forks_across_the_end_are_whole),
+        SCENE_TEST(wiped_ranges_are_zero_in_children), SCENE_TEST(everything_at_once),
     };
     if (!scene_possible())
         return 0;
