@@ -302,8 +302,9 @@ class Lab:
         codes = {code} if isinstance(code, int) else set(code)
         done = self.cli(*args, **more)
         assert done.returncode in codes, f"exit code {done.returncode}: {done.stdout}{done.stderr}"
-        assert done.stderr.strip(), "not a word of explanation"
-        return done.stderr
+        words = done.stderr + done.stdout
+        assert words.strip(), "not a word of explanation"
+        return words
 
     def ps(self):
         return {entry["name"]: entry for entry in self.json("ps")}

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from engine import BUSY, LOST, SYSTEM, USAGE, Worker, alive, children_of, kill, lab, rewarm_only, stat_of, tree_of, until  # noqa: F401
+from engine import BUSY, LOST, SYSTEM, USAGE, Worker, kill, lab, rewarm_only, until  # noqa: F401
 
 pytestmark = rewarm_only
 needs_pasta = pytest.mark.skipif(shutil.which("pasta") is None, reason="pasta (package passt) is not installed")

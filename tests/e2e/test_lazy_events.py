@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from engine import LOST, Worker, alive, children_of, lab, reap, rewarm_only, stat_of, tree_of, until  # noqa: F401
+from engine import LOST, alive, children_of, lab, reap, rewarm_only, stat_of, tree_of, until  # noqa: F401
 
 pytestmark = rewarm_only
 NO_WAIT = "--no-wait"

@@ -3,16 +3,14 @@
 import contextlib
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import threading
-import time
 from pathlib import Path
 
 import pytest
 
-from engine import (BUSY, CRIU_FAILED, MISFIT, PERMISSION, REFUSED, ROOT, EngineError, Worker, alive, kill, lab,
+from engine import (BUSY, CRIU_FAILED, MISFIT, PERMISSION, REFUSED, EngineError, Worker, kill, lab,
                     reap, rewarm_only, stat_of, tree_of, until)  # noqa: F401
 
 pytestmark = rewarm_only
@@ -58,6 +56,25 @@ def test_sysv_shared_memory_of_the_host_is_refused(lab):
     worker = lab.start("sysv", "shm")
     words = refused_freeze(lab, worker, code=(REFUSED, CRIU_FAILED))
     assert "IPC" in words
+
+
+def test_memfd_is_refused_or_restored(lab):
+    """docs/limits.md: CRIU 4.3 cannot fill a memfd in a lazy restore. A freeze that goes well must be worth something."""
+    worker = lab.start("mem_memfd")
+    try:
+        lab.freeze(worker)
+    except EngineError as error:
+        assert error.code == REFUSED and "memfd" in error.words and str(worker.pid) in error.words
+        worker.check("source after a refused freeze")
+    else:
+        lab.restore(like=worker).check("restored")
+
+
+def test_memfd_in_the_source(lab):
+    """Refused or frozen, the source with a memfd goes on."""
+    worker = lab.start("mem_memfd")
+    lab.cli("freeze", worker.pid, "--as", "snap")
+    worker.check("source")
 
 
 def test_semaphore_eventfd_is_refused(lab):

@@ -10,7 +10,6 @@ PROGRAMS = [
     ("anonymous", "mem_anon", [8]),
     ("private-file-cow", "mem_cow", []),
     ("shared-anonymous", "mem_shared", [4]),
-    ("memfd", "mem_memfd", []),
     ("locked", "mem_locked", []),
     ("hugetlb", "mem_hugetlb", []),
     ("wipeonfork", "mem_wipeonfork", []),

@@ -3,13 +3,11 @@
 import os
 import signal
 import subprocess
-import threading
 import time
 
 import pytest
 
-from engine import (BUSY, CORRUPT, LOST, NO_SPACE, NOT_FOUND, PERMISSION, SYSTEM, Worker, alive, children_of, lab,
-                    rewarm_only, stat_of, tree_of, until)  # noqa: F401
+from engine import (BUSY, CORRUPT, NOT_FOUND, NO_SPACE, PERMISSION, SYSTEM, Worker, alive, lab, rewarm_only, stat_of, until)  # noqa: F401
 
 pytestmark = rewarm_only
 
@@ -240,7 +238,8 @@ def test_two_freezes_to_one_name(lab):
 
 
 def test_two_freezes_of_one_tree(lab):
-    """Two freezes of the same worker under two names: one at a time, or one is told to wait; the source goes on."""
+    """Two freezes of the same worker under two names: one is told that another is at it (and not that its worker has
+    ended); the source goes on."""
     worker = lab.start("mem_anon", 24)
     freezes = [lab.popen_cli("freeze", worker.pid, "--as", name) for name in ("one", "two")]
     codes = [freeze.wait(30) for freeze in freezes]
