@@ -286,7 +286,9 @@ static void starts_it_clean(void **state)
     assert_non_null(strstr(log, line));
     assert_null(strstr(log, "/dev/full"));
     assert_non_null(strstr(log, "SigBlk:\t0000000000000000\n"));
-    assert_non_null(strstr(log, "SigIgn:\t0000000000000000\n"));
+    /* But for 32 and 33, which are libc's own and which GNU make leaves ignored. */
+    assert_true(strstr(log, "SigIgn:\t0000000000000000\n") != NULL ||
+                strstr(log, "SigIgn:\t0000000180000000\n") != NULL);
     rewarm_auto_free char *session = rewarm_str_format("session %d pid %d\n", child.pid, child.pid);
     assert_non_null(strstr(log, session));
     /* Ours are as they were. */
