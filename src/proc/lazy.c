@@ -289,6 +289,7 @@ static void close_service(struct lazy_service *service)
     free(service->processes);
     free(service->live);
     free(service->faults);
+    free(service->deferred);
     pthread_mutex_destroy(&service->lock);
 }
 

@@ -43,6 +43,12 @@ struct lazy_fault {
     uint64_t address;
 };
 
+/* A fault on a window that a thread is supplying: that thread will have answered it. */
+struct lazy_deferred {
+    struct lazy_fault fault;
+    uint64_t window;
+};
+
 /* The bytes that CRIU has sent of the message that is being received. */
 struct lazy_peer {
     int fd; /* -1: not connected yet, or no longer needed */
@@ -70,6 +76,8 @@ struct lazy_service {
     struct lazy_fault
         *faults; /* a stack: the latest fault is the least likely to be answered yet */
     size_t fault_count, fault_capacity;
+    struct lazy_deferred *deferred;
+    size_t deferred_count, deferred_capacity;
     uint64_t progress_bytes, total_bytes;
 
     struct rewarm_lazy_stats stats; /* the counters are atomic */
@@ -127,6 +135,11 @@ void rewarm_lazy_process_close_if_whole(struct lazy_process *process);
 enum lazy_claim { LAZY_CLAIMED, LAZY_TAKEN, LAZY_DONE };
 enum lazy_claim rewarm_lazy_process_claim(struct lazy_process *process, uint64_t window);
 bool rewarm_lazy_process_is_done(struct lazy_process *process, uint64_t window);
+/* Leaves a fault to the thread that has the window, which wakes whoever waits for its pages:
+ * reading the chunk twice for one page costs more than it saves. The fault is queued again when the
+ * window is given back, in case that thread was past the page. False: nobody has the window, or
+ * CRIU may not have registered its range yet. */
+bool rewarm_lazy_process_defer(struct lazy_process *process, uint64_t window, uint64_t address);
 /* The claimer gives the window back: supplied as a whole, or (false) still to be done. False is
  * refused, by returning false, once the background may have passed the window: then it is to be
  * tried again. */

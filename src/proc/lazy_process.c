@@ -305,10 +305,45 @@ bool rewarm_lazy_process_is_done(struct lazy_process *process, uint64_t window)
     return done;
 }
 
+bool rewarm_lazy_process_defer(struct lazy_process *process, uint64_t window, uint64_t address)
+{
+    struct lazy_service *service = process->service;
+    pthread_mutex_lock(&service->lock);
+    bool deferred = service->running && process->done != NULL && bit(process->claimed, window) &&
+                    !bit(process->done, window);
+    if (deferred) {
+        REWARM_GROW(&service->deferred, &service->deferred_capacity, service->deferred_count);
+        service->deferred[service->deferred_count++] =
+            (struct lazy_deferred){.fault = {process, address}, .window = window};
+    }
+    pthread_mutex_unlock(&service->lock);
+    return deferred;
+}
+
+/* The caller holds the service's lock. Returns how many faults were queued. */
+static unsigned requeue_deferred(const struct lazy_process *process, uint64_t window)
+{
+    struct lazy_service *service = process->service;
+    unsigned queued = 0;
+    for (size_t i = 0; i < service->deferred_count;) {
+        const struct lazy_deferred *deferred = &service->deferred[i];
+        if (deferred->fault.process != process || deferred->window != window) {
+            i++;
+            continue;
+        }
+        REWARM_GROW(&service->faults, &service->fault_capacity, service->fault_count);
+        service->faults[service->fault_count++] = deferred->fault;
+        service->deferred[i] = service->deferred[--service->deferred_count];
+        queued++;
+    }
+    return queued;
+}
+
 bool rewarm_lazy_process_release(struct lazy_process *process, uint64_t window, bool supplied)
 {
     struct lazy_service *service = process->service;
     bool accepted = true;
+    unsigned queued = 0;
     pthread_mutex_lock(&service->lock);
     if (process->done == NULL) {
         ; /* closed meanwhile */
@@ -323,6 +358,9 @@ bool rewarm_lazy_process_release(struct lazy_process *process, uint64_t window, 
     } else {
         clear_bit(process->claimed, window);
     }
+    if (accepted)
+        queued = requeue_deferred(process, window);
     pthread_mutex_unlock(&service->lock);
+    rewarm_lazy_kick(service, queued);
     return accepted;
 }

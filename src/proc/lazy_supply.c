@@ -400,7 +400,10 @@ int rewarm_lazy_supply_fault(struct lazy_thread *thread, const struct lazy_fault
         if (outcome != MOVED)
             continue;
 
-        bool claimed = rewarm_lazy_process_claim(process, place.window) == LAZY_CLAIMED;
+        enum lazy_claim claim = rewarm_lazy_process_claim(process, place.window);
+        bool claimed = claim == LAZY_CLAIMED;
+        if (claim == LAZY_TAKEN && rewarm_lazy_process_defer(process, place.window, fault->address))
+            return 0;
         int result = get_window(thread, process, place.window, err);
         if (result != 0)
             return result;
