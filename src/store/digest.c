@@ -62,6 +62,10 @@ int rewarm_store_sha256(const void *data, size_t bytes, uint8_t ret_digest[REWAR
 
 uint64_t rewarm_store_xxh3(const void *data, size_t bytes)
 {
+#ifdef REWARM_STORE_AVX2
+    if (__builtin_cpu_supports("avx2"))
+        return rewarm_store_xxh3_avx2(data, bytes);
+#endif
     return XXH3_64bits(data, bytes);
 }
 

@@ -13,6 +13,8 @@ int rewarm_store_sha256(const void *data, size_t bytes, uint8_t ret_digest[REWAR
                         struct rewarm_error *err);
 
 uint64_t rewarm_store_xxh3(const void *data, size_t bytes);
+/* The same, for a CPU with AVX2; only in builds for x86-64. */
+uint64_t rewarm_store_xxh3_avx2(const void *data, size_t bytes);
 
 /* Buffers of REWARM_WINDOW_BYTES, aligned to 4 KiB, one of each a thread; freed with the thread.
  * What is in one is lost at the next call that uses the same one: COMPARE belongs to the look-up of
