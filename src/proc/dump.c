@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <signal.h>
 #include <sys/socket.h>
 
 #include "base/clean.h"
@@ -73,7 +74,15 @@ static int finish(struct rewarm_dump *dump, uint64_t deadline_ns, struct rewarm_
         close(dump->status_fd);
     dump->client_fd = -1;
     dump->status_fd = -1;
-    int result = dump->running ? rewarm_criu_wait(&dump->criu, deadline_ns, err) : 0;
+    int result = 0;
+    if (dump->running) {
+        struct pollfd poll_fd = {.fd = dump->criu.pidfd, .events = POLLIN};
+        /* Not reaped yet, its PID is still the name of its group: helpers that a killed CRIU left,
+         * stopped for good, go with it. One that ended by itself leaves none. */
+        if (poll(&poll_fd, 1, rewarm_time_poll_ms(deadline_ns)) > 0)
+            kill(-dump->criu.pid, SIGKILL);
+        result = rewarm_criu_wait(&dump->criu, deadline_ns, err);
+    }
     dump->running = false;
     if (dump->images_fd >= 0)
         close(dump->images_fd);
@@ -84,16 +93,18 @@ static int finish(struct rewarm_dump *dump, uint64_t deadline_ns, struct rewarm_
 int rewarm_dump_wait_readable(struct rewarm_dump *dump, uint64_t deadline_ns,
                               struct rewarm_error *err)
 {
-    struct pollfd poll_fd = {.fd = dump->status_fd, .events = POLLIN};
+    struct pollfd fds[2] = {{.fd = dump->status_fd, .events = POLLIN},
+                            {.fd = dump->criu.pidfd, .events = POLLIN}};
     int ready;
     do {
-        ready = poll(&poll_fd, 1, rewarm_time_poll_ms(deadline_ns));
+        ready = poll(fds, 2, rewarm_time_poll_ms(deadline_ns));
     } while (ready < 0 && errno == EINTR);
     if (ready == 0)
         return rewarm_error_set(err, REWARM_E_TIMEOUT, 0,
                                 "CRIU did not stop the tree in time; the dump was broken off");
     char byte = 1;
-    if (read(dump->status_fd, &byte, 1) == 1 && byte == 0)
+    /* Without a byte CRIU is dead; somebody it left behind may hold the other end of the pipe. */
+    if (fds[0].revents != 0 && read(dump->status_fd, &byte, 1) == 1 && byte == 0)
         return 0;
     /* CRIU ended: its log says why. */
     int result = finish(dump, deadline_ns, err);

@@ -34,6 +34,7 @@ struct freeze {
     struct rewarm_store *store;
     const struct rewarm_freeze_options *options;
     struct rewarm_session session;
+    struct rewarm_run_lock target; /* one freeze of a tree at a time */
     struct rewarm_proc_stat root;
     uint64_t memory_bytes;
     json_t *details;
@@ -85,7 +86,13 @@ static int preflight(void *context, struct rewarm_error *err)
 static int claim(void *context, struct rewarm_error *err)
 {
     struct freeze *f = context;
-    int result = rewarm_session_open("freeze", f->options->name, &f->session, err);
+    rewarm_auto_free char *target = rewarm_str_format("target-%d", (int)f->root.pid);
+    int result = rewarm_run_lock(target, &f->target, err);
+    if (result == -REWARM_E_BUSY)
+        return rewarm_error_wrap(err, "another freeze of process %d is under way",
+                                 (int)f->root.pid);
+    if (result == 0)
+        result = rewarm_session_open("freeze", f->options->name, &f->session, err);
     if (result == 0)
         result = rewarm_store_writer_open(f->store, f->options->name, &f->writer, err);
     if (result == 0)
@@ -109,6 +116,7 @@ static void unclaim(void *context)
         close(f->images_dirfd);
     f->images_dirfd = -1;
     rewarm_session_close(&f->session);
+    rewarm_run_unlock(&f->target);
 }
 
 static int prepare(void *context, struct rewarm_error *err)
@@ -235,12 +243,14 @@ static int finish(void *context, struct rewarm_error *err)
     struct freeze *f = context;
     if (!f->options->kill)
         return 0;
-    /* Stopped by CRIU, a process still dies of SIGKILL: it never runs again. */
-    int result = rewarm_proc_kill_tree(f->root.pid, f->root.starttime,
-                                       rewarm_time_now_ns() + 10 * REWARM_NS_PER_S, err);
-    rewarm_dump_abort(&f->dump); /* it has nobody to let go */
+    /* Stopped by CRIU, a process still dies of SIGKILL: it never runs again. But its threads stay
+     * zombies for as long as CRIU traces them, so the end can only be waited for once CRIU, with
+     * nobody to let go, has left. */
+    rewarm_proc_kill_tree(f->root.pid, f->root.starttime, rewarm_time_now_ns(), NULL);
+    rewarm_dump_abort(&f->dump);
     f->resumed_ns = rewarm_time_now_ns();
-    return result;
+    return rewarm_proc_kill_tree(f->root.pid, f->root.starttime,
+                                 rewarm_time_now_ns() + 10 * REWARM_NS_PER_S, err);
 }
 
 static const struct rewarm_stage stages[] = {
@@ -268,6 +278,7 @@ int rewarm_freeze(struct rewarm_store *store, const struct rewarm_freeze_options
                        .limits = REWARM_LIMITS_INIT,
                        .dump = REWARM_DUMP_INIT,
                        .images_dirfd = -1,
+                       .target = REWARM_RUN_LOCK_INIT,
                        .session = {.dirfd = -1, .journal_fd = -1}};
     uint64_t start = rewarm_time_now_ns();
     open_trace(options->name);

@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
@@ -108,6 +109,12 @@ static _Noreturn void filler_main(struct rewarm_guard *guard, struct rewarm_sess
 {
     prctl(PR_SET_NAME, "rewarm-filler");
     ignore_signals();
+    /* Each process that the worker forks meanwhile is one more descriptor. */
+    struct rlimit files;
+    if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
+        files.rlim_cur = files.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &files);
+    }
     guard->filler = getpid();
     struct rewarm_lazy_options options = *given;
     options.listen_fd = guard->listen_fd;

@@ -145,7 +145,8 @@ static int wait_pasta(pid_t pid, struct rewarm_error *err)
                             "pasta could not forward the published ports: is one in use already?");
 }
 
-static int set_up(const struct rewarm_isolate *isolate, int host_net, struct rewarm_error *err)
+static int set_up(const struct rewarm_isolate *isolate, const struct rewarm_skeleton *skeleton,
+                  int host_net, struct rewarm_error *err)
 {
     if (own_proc() != 0)
         return rewarm_error_errno(err, "mounting /proc in the new namespaces");
@@ -156,7 +157,7 @@ static int set_up(const struct rewarm_isolate *isolate, int host_net, struct rew
     if (result == 0)
         result = start_pasta(isolate, host_net, &pasta, err);
     if (result == 0)
-        result = rewarm_skeleton_restore(isolate->skeleton, isolate->shared, err);
+        result = rewarm_skeleton_restore(skeleton, isolate->shared, err);
     /* A failure inside ends init, and the kernel everything with it. */
     if (result == 0)
         result = wait_pasta(pasta, err);
@@ -167,19 +168,20 @@ static _Noreturn void init_main(const struct rewarm_isolate *isolate, int report
 {
     prctl(PR_SET_NAME, "rewarm-init");
     struct rewarm_guard_shared *shared = isolate->shared;
-    const struct rewarm_skeleton *skeleton = isolate->skeleton;
+    struct rewarm_skeleton skeleton = *isolate->skeleton;
     rewarm_trace_close();
-    int keep[6] = {report_fd, host_net, skeleton->session->dirfd};
+    skeleton.filler_pidfd = -1; /* the supervisor looks, and kills us */
+    int keep[6] = {report_fd, host_net, skeleton.session->dirfd};
     size_t kept = 3;
-    for (size_t i = 0; i < skeleton->inherit_count; i++)
-        keep[kept++] = skeleton->inherit[i].fd;
+    for (size_t i = 0; i < skeleton.inherit_count; i++)
+        keep[kept++] = skeleton.inherit[i].fd;
     /* The journal's lock, userfaultfds of other restores and so on must not live on in here. */
     rewarm_fs_close_all_but(keep, kept);
     sigset_t none;
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
     struct rewarm_error err = REWARM_ERROR_INIT;
-    int result = set_up(isolate, host_net, &err);
+    int result = set_up(isolate, &skeleton, host_net, &err);
     shared->init_error = err;
     atomic_store(&shared->init_result, result == 0 ? 1 : result);
     close(report_fd);

@@ -12,7 +12,7 @@
 struct rewarm_isolate {
     bool net;                   /* a network namespace too; the PID namespace is always there */
     int32_t root_pid;           /* in the image */
-    int32_t last_pid;           /* the highest of the image */
+    int32_t last_pid;           /* the highest of the image, threads included */
     const char *const *publish; /* "[ADDRESS:]HOST:GUEST", NULL-terminated, or NULL; wants net */
     const struct rewarm_skeleton *skeleton;
     struct rewarm_guard_shared *shared;

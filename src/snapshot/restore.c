@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -175,6 +176,18 @@ static void unfill(void *context)
     reap_all(r);
 }
 
+/* Every thread has an image of its own, core-TID.img. */
+static int32_t last_pid(const struct rewarm_memmap *map)
+{
+    int32_t last = 0;
+    for (size_t i = 0; i < map->blob_count; i++) {
+        int32_t tid = 0;
+        if (sscanf(map->blobs[i].name, "core-%d.img", &tid) == 1 && tid > last)
+            last = tid;
+    }
+    return last;
+}
+
 static int skeleton(void *context, struct rewarm_error *err)
 {
     struct rewarm_restore *r = context;
@@ -183,11 +196,11 @@ static int skeleton(void *context, struct rewarm_error *err)
     if (r->options->isolate != 0) {
         struct rewarm_isolate isolate = {.net = (r->options->isolate & REWARM_ISOLATE_NET) != 0,
                                          .root_pid = r->pids[0],
+                                         .last_pid =
+                                             last_pid(rewarm_store_reader_memmap(r->reader)),
                                          .publish = r->options->publish,
                                          .skeleton = &r->skeleton,
                                          .shared = shared};
-        for (size_t i = 0; i < r->pid_count; i++)
-            isolate.last_pid = r->pids[i] > isolate.last_pid ? r->pids[i] : isolate.last_pid;
         result = rewarm_isolate_restore(&isolate, &r->result.init, &r->result.root, err);
     } else {
         atomic_store(&shared->root_pid, r->pids[0]);

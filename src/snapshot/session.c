@@ -61,6 +61,53 @@ int rewarm_run_dir(const char *sub, int *ret_dirfd, struct rewarm_error *err)
     return rewarm_fs_open_dir(top, sub, true, ret_dirfd, err);
 }
 
+/* The file is removed with the lock: one that was opened before and locked after that is no lock.
+ */
+static int lock_file(struct rewarm_run_lock *lock, struct rewarm_error *err)
+{
+    for (;;) {
+        struct stat opened;
+        struct stat named;
+        lock->fd = openat(lock->dirfd, lock->file, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+        if (lock->fd < 0 || fstat(lock->fd, &opened) != 0)
+            return rewarm_error_errno(err, "opening the lock %s", lock->file);
+        if (flock(lock->fd, LOCK_EX | LOCK_NB) != 0)
+            return rewarm_error_set(err, REWARM_E_BUSY, 0, "%s is locked", lock->file);
+        if (fstatat(lock->dirfd, lock->file, &named, 0) == 0 && named.st_ino == opened.st_ino)
+            return 0;
+        close(lock->fd);
+    }
+}
+
+int rewarm_run_lock(const char *name, struct rewarm_run_lock *lock, struct rewarm_error *err)
+{
+    struct rewarm_run_lock own = REWARM_RUN_LOCK_INIT;
+    int result = rewarm_run_dir("locks", &own.dirfd, err);
+    if (result != 0)
+        return result;
+    own.file = rewarm_str_dup(name);
+    result = lock_file(&own, err);
+    if (result != 0) {
+        rewarm_clean_fd(&own.fd);
+        rewarm_clean_fd(&own.dirfd);
+        free(own.file);
+        return result;
+    }
+    *lock = own;
+    return 0;
+}
+
+void rewarm_run_unlock(struct rewarm_run_lock *lock)
+{
+    if (lock->file == NULL)
+        return;
+    unlinkat(lock->dirfd, lock->file, 0);
+    close(lock->fd);
+    close(lock->dirfd);
+    free(lock->file);
+    *lock = (struct rewarm_run_lock)REWARM_RUN_LOCK_INIT;
+}
+
 static int append(struct rewarm_session *session, json_t *line, struct rewarm_error *err)
 {
     rewarm_auto_free char *text = json_dumps(line, JSON_COMPACT);

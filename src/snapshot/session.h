@@ -55,6 +55,19 @@ int rewarm_journal_parse(const char *text, size_t bytes, struct rewarm_journal *
                          struct rewarm_error *err);
 void rewarm_journal_fini(struct rewarm_journal *journal);
 
+/* A lock file RUN/locks/NAME, held exclusively for as long as this process (or who shares its
+ * descriptor) lives. */
+struct rewarm_run_lock {
+    int dirfd, fd;
+    char *file;
+};
+#define REWARM_RUN_LOCK_INIT {.dirfd = -1, .fd = -1}
+
+/* REWARM_E_BUSY when somebody has it. */
+int rewarm_run_lock(const char *name, struct rewarm_run_lock *lock, struct rewarm_error *err);
+/* Lets go and removes the file. Idempotent. */
+void rewarm_run_unlock(struct rewarm_run_lock *lock);
+
 /* RUN, made when missing (0700); RUN/SUB when `sub` is not NULL. */
 int rewarm_run_dir(const char *sub, int *ret_dirfd, struct rewarm_error *err);
 

@@ -49,7 +49,7 @@ struct supervisor {
     json_t *launch;                 /* of what runs: the same, or from its snapshot */
     bool save;                      /* freeze once ready */
     enum phase phase;
-    pid_t root;   /* gets the signals */
+    pid_t root;   /* gets the signals; 0: ended */
     pid_t waited; /* our child: its end is the worker's end */
     pid_t look, freezer;
     struct saved *saved;
@@ -334,6 +334,7 @@ static int try_restore(struct supervisor *s, struct rewarm_error *err)
 
 static int fall_back(struct supervisor *s, const struct rewarm_error *why, struct rewarm_error *err)
 {
+    s->exit_status = 125;
     if (s->plan->run == NULL) {
         *err = *why;
         return -why->code;
@@ -352,6 +353,13 @@ static int on_filled(struct supervisor *s, struct rewarm_error *err)
     if (rewarm_restore_complete(s->restore, &why) != 0) {
         rewarm_restore_free(rewarm_steal_ptr(&s->restore));
         return fall_back(s, &why, err);
+    }
+    if (s->root == 0) { /* it ended before it was whole, of its own accord */
+        s->ended = true;
+        rewarm_error_set(&why, REWARM_E_LOST, 0, "%s ended with status %d as soon as it ran",
+                         s->plan->worker, s->exit_status);
+        announce(s, s->exit_status == 0 ? 1 : -why.code, &why);
+        return 0;
     }
     const struct rewarm_restore_result *r = rewarm_restore_result(s->restore);
     char took[REWARM_STR_HUMAN];
@@ -415,7 +423,9 @@ static void on_worker_end(struct supervisor *s, int status)
     if (s->restore != NULL && rewarm_restore_result(s->restore)->init != 0)
         rewarm_restore_root_status(s->restore, &status);
     s->exit_status = decode(status);
-    s->ended = true;
+    s->root = 0;
+    /* By itself, or because its memory could not be supplied: the filler, which ends now, knows. */
+    s->ended = s->phase != FILLING;
     if (s->phase == WAITING || s->phase == SAVING) {
         struct rewarm_error err = REWARM_ERROR_INIT;
         rewarm_error_set(&err, REWARM_E_LOST, 0, "%s ended with status %d before it was ready%s%s",

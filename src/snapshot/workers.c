@@ -6,15 +6,12 @@
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
-#include <sys/stat.h>
 
 #include "base/clean.h"
 #include "base/fs.h"
 #include "base/str.h"
 #include "base/time.h"
 #include "proc/procfs.h"
-#include "snapshot/session.h"
 
 /* A command line and digests of its environment are in it. */
 #define WORKER_LIMIT ((size_t)4 << 20)
@@ -121,27 +118,6 @@ static int check_orphan(const char *name, struct rewarm_error *err)
     return result;
 }
 
-/* The lock file is removed with the worker: one that was opened before and locked after that is no
- * lock. */
-static int lock_name(struct rewarm_register *reg, struct rewarm_error *err)
-{
-    rewarm_auto_free char *lock = rewarm_str_format("%s.lock", reg->name);
-    for (;;) {
-        struct stat opened;
-        struct stat named;
-        reg->lock_fd = openat(reg->dirfd, lock, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-        if (reg->lock_fd < 0 || fstat(reg->lock_fd, &opened) != 0)
-            return rewarm_error_errno(err, "opening %s", lock);
-        if (flock(reg->lock_fd, LOCK_EX | LOCK_NB) != 0)
-            return rewarm_error_set(err, REWARM_E_BUSY, 0,
-                                    "worker %s is running already ('rewarm ps' shows it)",
-                                    reg->name);
-        if (fstatat(reg->dirfd, lock, &named, 0) == 0 && named.st_ino == opened.st_ino)
-            return 0;
-        close(reg->lock_fd);
-    }
-}
-
 int rewarm_register_claim(const char *name, struct rewarm_register *ret_register,
                           struct rewarm_error *err)
 {
@@ -151,16 +127,18 @@ int rewarm_register_claim(const char *name, struct rewarm_register *ret_register
         result = rewarm_run_dir("workers", &reg.dirfd, err);
     if (result != 0)
         return result;
-    reg.name = rewarm_str_dup(name);
-    result = lock_name(&reg, err);
+    rewarm_auto_free char *lock = rewarm_str_format("worker-%s", name);
+    result = rewarm_run_lock(lock, &reg.lock, err);
+    if (result == -REWARM_E_BUSY)
+        rewarm_error_wrap(err, "worker %s is running already ('rewarm ps' shows it)", name);
     if (result == 0)
         result = check_orphan(name, err);
     if (result != 0) {
-        rewarm_clean_fd(&reg.lock_fd);
+        rewarm_run_unlock(&reg.lock);
         rewarm_clean_fd(&reg.dirfd);
-        free(reg.name);
         return result;
     }
+    reg.name = rewarm_str_dup(name);
     *ret_register = reg;
     return 0;
 }
@@ -193,10 +171,8 @@ void rewarm_register_release(struct rewarm_register *reg)
     if (reg->name == NULL)
         return;
     rewarm_auto_free char *file = rewarm_str_format("%s.json", reg->name);
-    rewarm_auto_free char *lock = rewarm_str_format("%s.lock", reg->name);
     unlinkat(reg->dirfd, file, 0);
-    unlinkat(reg->dirfd, lock, 0);
-    close(reg->lock_fd);
+    rewarm_run_unlock(&reg->lock);
     close(reg->dirfd);
     free(reg->name);
     *reg = (struct rewarm_register)REWARM_REGISTER_INIT;

@@ -6,13 +6,15 @@
 #include <sys/types.h>
 
 #include "base/error.h"
+#include "snapshot/session.h"
 #include "snapshot/snapshot.h"
 
 struct rewarm_register {
     char *name;
-    int dirfd, lock_fd;
+    int dirfd;
+    struct rewarm_run_lock lock;
 };
-#define REWARM_REGISTER_INIT {.dirfd = -1, .lock_fd = -1}
+#define REWARM_REGISTER_INIT {.dirfd = -1, .lock = REWARM_RUN_LOCK_INIT}
 
 /* Takes the name. REWARM_E_BUSY when a supervisor has it, or its worker still runs without one. */
 int rewarm_register_claim(const char *name, struct rewarm_register *ret_register,
