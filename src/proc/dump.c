@@ -122,11 +122,11 @@ int rewarm_dump_release(struct rewarm_dump *dump, uint64_t deadline_ns, struct r
     if (result == 0)
         result = rewarm_fs_read_full(dump->client_fd, &answer, sizeof(answer),
                                      "the answer of CRIU's page server", err);
-    if (result != 0) {
-        rewarm_dump_abort(dump);
-        return result;
-    }
-    return finish(dump, deadline_ns, err);
+    /* If it does not listen any more, it has said why in its log: that is the cause. */
+    struct rewarm_error criu = REWARM_ERROR_INIT;
+    if (finish(dump, deadline_ns, &criu) != 0 && err != NULL)
+        *err = criu;
+    return err != NULL ? -err->code : result != 0 ? result : -criu.code;
 }
 
 void rewarm_dump_abort(struct rewarm_dump *dump)

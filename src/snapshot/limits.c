@@ -6,16 +6,15 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
 
 #include "base/clean.h"
 #include "base/fs.h"
 #include "base/log.h"
 #include "base/str.h"
-#include "snapshot/session.h"
 
 #define PIPE_MAX_SIZE "/proc/sys/fs/pipe-max-size"
+#define OLD_VALUE     "/run/rewarm-pipe-max-size"
 
 /* CRIU sets one pipe per 32768 pages or so; 8 MiB is refused in practice, 32 MiB never was (FACTS).
  */
@@ -48,21 +47,19 @@ static bool write_number(const char *path, uint64_t value)
     return fd >= 0 && write(fd, text, strlen(text)) == (ssize_t)strlen(text);
 }
 
+/* The limit is the host's, whatever RUN folder a freeze works in: so is the lock, which is on the
+ * file of the limit itself, and the note of what it was before. */
 static int open_lock(void)
 {
-    rewarm_auto_fd int run = -1;
-    if (rewarm_run_dir(NULL, &run, NULL) != 0)
-        return -1;
-    return openat(run, "pipe-max-size", O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    return open(PIPE_MAX_SIZE, O_RDONLY | O_CLOEXEC);
 }
 
-/* With the lock held exclusively: remembers the old value, unless one is remembered, and raises. */
-static int raise_locked(int fd, uint64_t now, struct rewarm_error *err)
+/* With the lock held exclusively: notes the old value, unless one is noted, and raises. */
+static int raise_locked(uint64_t now, struct rewarm_error *err)
 {
-    struct stat st;
-    if (fstat(fd, &st) == 0 && st.st_size == 0) {
+    if (access(OLD_VALUE, F_OK) != 0) {
         rewarm_auto_free char *text = rewarm_str_format("%llu\n", (unsigned long long)now);
-        int result = rewarm_fs_write_full(fd, text, strlen(text), "RUN/pipe-max-size", err);
+        int result = rewarm_fs_write_durable(AT_FDCWD, OLD_VALUE, 0600, text, strlen(text), err);
         if (result != 0)
             return result;
     }
@@ -92,7 +89,7 @@ int rewarm_limits_raise(struct rewarm_limits *limits, struct rewarm_error *err)
             break;
         if (flock(fd, LOCK_EX) != 0)
             return rewarm_error_errno(err, "locking the limit %s", PIPE_MAX_SIZE);
-        int result = raise_locked(fd, now, err);
+        int result = raise_locked(now, err);
         if (result != 0)
             return result;
     }
@@ -102,14 +99,12 @@ int rewarm_limits_raise(struct rewarm_limits *limits, struct rewarm_error *err)
 
 static int put_back(int fd)
 {
-    rewarm_auto_fd int run = -1;
     uint64_t old = 0;
-    if (flock(fd, LOCK_EX | LOCK_NB) != 0 || rewarm_run_dir(NULL, &run, NULL) != 0 ||
-        !read_number(run, "pipe-max-size", &old))
+    if (flock(fd, LOCK_EX | LOCK_NB) != 0 || !read_number(AT_FDCWD, OLD_VALUE, &old))
         return 0; /* others still need it raised, or it was not raised by us */
     if (!write_number(PIPE_MAX_SIZE, old))
         rewarm_warn("can't set %s back to %llu", PIPE_MAX_SIZE, (unsigned long long)old);
-    return ftruncate(fd, 0) == 0;
+    return unlink(OLD_VALUE) == 0;
 }
 
 void rewarm_limits_restore(struct rewarm_limits *limits)
@@ -123,9 +118,8 @@ void rewarm_limits_restore(struct rewarm_limits *limits)
 
 int rewarm_limits_repair(void)
 {
-    rewarm_auto_fd int fd = open_lock();
-    struct stat st;
-    if (fd < 0 || fstat(fd, &st) != 0 || st.st_size == 0)
+    if (access(OLD_VALUE, F_OK) != 0)
         return 0;
-    return put_back(fd);
+    rewarm_auto_fd int fd = open_lock();
+    return fd >= 0 ? put_back(fd) : 0;
 }

@@ -11,7 +11,7 @@ struct rewarm_limits {
 
 /* Raises /proc/sys/fs/pipe-max-size to what CRIU's page pipes want, unless this process may exceed
  * it anyway. Several freezes may hold it raised at the same time; the last one puts it back. The
- * old value is kept in RUN/pipe-max-size, so that a killed holder's is found by
+ * old value is kept in /run/rewarm-pipe-max-size, so that a killed holder's is found by
  * rewarm_limits_repair(). */
 int rewarm_limits_raise(struct rewarm_limits *limits, struct rewarm_error *err);
 void rewarm_limits_restore(struct rewarm_limits *limits);
