@@ -90,7 +90,7 @@ static void edit_files(const uint8_t *data, size_t bytes)
 {
     static char *const keys[] = {(char *)"pipe:[152150]", (char *)"tmp/rewarm-sample/data"};
     const struct rewarm_image_disk disk = {look, create, NULL};
-    const struct rewarm_image_edit edit = {NULL, 0, keys, 2, &disk};
+    const struct rewarm_image_edit edit = {.skip_keys = keys, .skip_count = 2, .disk = &disk};
     struct rewarm_image_edited first, second;
     if (rewarm_image_edit_files(data, bytes, &edit, &first, NULL) != 0)
         return;

@@ -61,6 +61,18 @@ void rewarm_image_paths_free(char **paths, size_t count);
 int rewarm_image_inherit_key(int dirfd, int32_t pid, int fd, char **ret_key,
                              struct rewarm_error *err);
 
+/* Files that were deleted under the name by which they had been opened, but have another name, as
+ * the semaphores of sem_open() do. CRIU links such a file to a name of its own beside the old one
+ * ("link_remap.N") for as long as the dump lasts, and wants it there at restore, where it deletes
+ * it. Files that have no name at all are not among these: CRIU's images hold their content. */
+struct rewarm_image_link {
+    char *path;     /* CRIU's name for it, absolute */
+    char *original; /* the name by which it had been opened, absolute */
+};
+int rewarm_image_linked_files(int dirfd, struct rewarm_image_link **ret_links, size_t *ret_count,
+                              struct rewarm_error *err);
+void rewarm_image_links_free(struct rewarm_image_link *links, size_t count);
+
 /* Edits for one restore, on the extracted copy of the images in `dirfd`, for
  * `criu restore --tcp-established --network-lock skip` (dumped with the same options):
  * - a TCP connection whose other end is in the image too is kept, every other one becomes a closed
@@ -73,15 +85,29 @@ int rewarm_image_inherit_key(int dirfd, int32_t pid, int fd, char **ret_key,
  * - what will be inherited (its key is one of `skip_keys`) is not looked at. Pipes among it are
  *   recorded as regular files of the same key: CRIU opens what stands in for a pipe a second time,
  *   which fails for a socket and loses a file's O_APPEND and position, but it takes what stands in
- *   for a regular file as it is.
+ *   for a regular file as it is;
+ * - with `fresh_ports` (for a copy that shares its network namespace with the source, other copies
+ *   or what they left) the client end of each kept connection gets a free local port, of which its
+ *   other end is told, so that the pair clashes neither with one that lives nor with one that the
+ *   kernel remembers (TIME_WAIT); and what the kernel remembers of the listeners' ports is
+ * forgotten where it would keep them from being bound (see tcp_port.h);
+ * - with `link_suffix` the names of rewarm_image_linked_files() get it at their end, so that no two
+ *   restores share one.
  * Paths are looked up as the calling process sees them. Images are replaced atomically (0600), and
  * left alone when nothing had to change. Counts what was done into *ret_report (may be NULL). */
+struct rewarm_image_edit_options {
+    char *const *skip_keys;
+    size_t skip_count;
+    bool fresh_ports;
+    const char *link_suffix; /* NULL: none */
+};
 struct rewarm_image_edits {
     unsigned tcp_kept, tcp_closed, listeners;   /* sockets, not pairs */
+    unsigned tcp_moved;                         /* pairs */
     unsigned files_moved_to_end, files_created; /* open files, paths */
     unsigned pipes_inherited;                   /* open files */
 };
-int rewarm_image_edit_for_restore(int dirfd, char *const *skip_keys, size_t skip_count,
+int rewarm_image_edit_for_restore(int dirfd, const struct rewarm_image_edit_options *options,
                                   struct rewarm_image_edits *ret_report, struct rewarm_error *err);
 
 #endif

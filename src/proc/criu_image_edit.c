@@ -4,9 +4,10 @@
  * All entries are unpacked first. Connections are sorted by (namespace, local end, remote end), so
  * that each one's other end is found by searching for the same key turned round; IPv4 addresses are
  * treated as their v4-mapped IPv6 form, because an accepted socket of a dual-stack listener is IPv6
- * where its client may be IPv4. Then the paths that are logs are gathered, and each regular file is
- * compared with what the disk has now. At the end, changed entries are packed again (protobuf-c
- * keeps the fields that criu.proto does not name) and the others are copied byte for byte. */
+ * where its client may be IPv4. Kept pairs are then moved to free ports if that is asked for. Then
+ * the paths that are logs are gathered, and each regular file is compared with what the disk has
+ * now. At the end, changed entries are packed again (protobuf-c keeps the fields that criu.proto
+ * does not name) and the others are copied byte for byte. */
 #include <criu.pb-c.h>
 #include <endian.h>
 #include <fcntl.h>
@@ -18,6 +19,7 @@
 #include "base/str.h"
 #include "proc/criu_image.h"
 #include "proc/criu_image_entry.h"
+#include "proc/tcp_port.h"
 
 static const char image_name[] = "files.img";
 
@@ -95,6 +97,11 @@ static bool is_connection(const InetSkEntry *sk)
            sk->state != STATE_LISTEN;
 }
 
+static bool is_listener(const InetSkEntry *sk)
+{
+    return sk->proto == IPPROTO_TCP && sk->state == STATE_LISTEN;
+}
+
 /* False when the number of words does not fit the family. CRIU keeps addresses as words in memory
  * order: the bytes of an address in network order, read as the machine's own integers. */
 static bool copy_endpoint(uint32_t family, const uint32_t *words, size_t count, uint32_t port,
@@ -139,17 +146,16 @@ static void close_connection(struct item *item)
     item->changed = true;
 }
 
-static int edit_sockets(struct editor *editor, struct rewarm_error *err)
+static int gather_connections(struct editor *editor, struct connection *connections,
+                              size_t *ret_count, struct rewarm_error *err)
 {
-    rewarm_auto_free struct connection *connections =
-        rewarm_mem_new(editor->count != 0 ? editor->count : 1, sizeof(*connections));
     size_t count = 0;
     for (size_t i = 0; i < editor->count; i++) {
         const FileEntry *entry = editor->items[i].entry;
         if (entry->type != REWARM_FD_INET)
             continue;
         const InetSkEntry *sk = entry->isk;
-        if (sk->proto == IPPROTO_TCP && sk->state == STATE_LISTEN)
+        if (is_listener(sk))
             editor->report.listeners++;
         if (!is_connection(sk))
             continue;
@@ -162,19 +168,150 @@ static int edit_sockets(struct editor *editor, struct rewarm_error *err)
             return rewarm_image_damaged(image_name, "a socket's address is impossible", err);
     }
     qsort(connections, count, sizeof(*connections), compare_connections);
+    *ret_count = count;
+    return 0;
+}
+
+/* NULL when it is not in the image. */
+static const struct connection *other_end(const struct connection *connections, size_t count,
+                                          const struct connection *connection)
+{
+    struct connection other = *connection;
+    other.from = connection->to;
+    other.to = connection->from;
+    return bsearch(&other, connections, count, sizeof(other), compare_connections);
+}
+
+/* --- free ports for the client ends
+ * ----------------------------------------------------------------------------------------------
+ */
+
+/* Every port of the image, and those given out: no two are the same. */
+struct port_set {
+    uint64_t words[65536 / 64];
+};
+
+static void add_port(struct port_set *set, uint32_t port)
+{
+    set->words[port / 64 % 1024] |= UINT64_C(1) << port % 64;
+}
+
+static bool has_port(const struct port_set *set, uint32_t port)
+{
+    return (set->words[port / 64 % 1024] >> port % 64 & 1) != 0;
+}
+
+/* The socket's own end, or false when it is none of the kernel's families. */
+static bool own_address(const InetSkEntry *sk, struct sockaddr_storage *ret_address)
+{
+    memset(ret_address, 0, sizeof(*ret_address));
+    struct endpoint checked;
+    if (!copy_endpoint(sk->family, sk->src_addr, sk->n_src_addr, sk->src_port, &checked))
+        return false;
+    if (sk->family == AF_INET) {
+        struct sockaddr_in *v4 = (void *)ret_address;
+        v4->sin_family = AF_INET;
+        v4->sin_port = htons((uint16_t)sk->src_port);
+        memcpy(&v4->sin_addr, sk->src_addr, sizeof(v4->sin_addr));
+    } else {
+        struct sockaddr_in6 *v6 = (void *)ret_address;
+        v6->sin6_family = AF_INET6;
+        v6->sin6_port = htons((uint16_t)sk->src_port);
+        memcpy(&v6->sin6_addr, sk->src_addr, sizeof(v6->sin6_addr));
+    }
+    return true;
+}
+
+/* Lets listeners be bound, and gathers the ports of the image. */
+static void prepare_ports(const struct editor *editor, struct port_set *listening,
+                          struct port_set *taken)
+{
+    const struct rewarm_image_ports *ports = editor->edit->ports;
+    for (size_t i = 0; i < editor->count; i++) {
+        const FileEntry *entry = editor->items[i].entry;
+        struct sockaddr_storage address;
+        if (entry->type != REWARM_FD_INET)
+            continue;
+        add_port(taken, entry->isk->src_port);
+        if (!is_listener(entry->isk))
+            continue;
+        add_port(listening, entry->isk->src_port);
+        if (own_address(entry->isk, &address))
+            ports->forget(ports->context, (const struct sockaddr *)&address);
+    }
+}
+
+/* Which of the two ends called: not the one at a listener's port; if that does not tell (the
+ * listener has been closed), the one at the higher port, as ports are given out above those that
+ * servers have. */
+static bool is_client(const struct port_set *listening, const InetSkEntry *sk,
+                      const InetSkEntry *other)
+{
+    bool serves = has_port(listening, sk->src_port);
+    if (serves != has_port(listening, other->src_port))
+        return !serves;
+    return sk->src_port >= other->src_port;
+}
+
+static int move_connection(struct editor *editor, struct port_set *taken, struct item *client,
+                           struct item *server, struct rewarm_error *err)
+{
+    const struct rewarm_image_ports *ports = editor->edit->ports;
+    struct sockaddr_storage address;
+    own_address(client->entry->isk, &address); /* was checked when it was gathered */
+    uint16_t port = 0;
+    int rc = 0;
+    for (int tries = 0; rc == 0 && (port == 0 || has_port(taken, port)); tries++)
+        rc = tries < 256 ? ports->pick(ports->context, (const struct sockaddr *)&address, &port)
+                         : -EADDRINUSE;
+    if (rc != 0)
+        return rewarm_error_set(err, REWARM_E_BUSY, -rc,
+                                "there is no free local port for a TCP connection inside the "
+                                "worker: restore it with a network namespace of its own");
+    add_port(taken, port);
+    client->entry->isk->src_port = port;
+    server->entry->isk->dst_port = port;
+    client->changed = server->changed = true;
+    editor->report.tcp_moved++;
+    return 0;
+}
+
+static int move_connections(struct editor *editor, const struct connection *connections,
+                            size_t count, struct rewarm_error *err)
+{
+    struct port_set listening = {{0}}, taken = {{0}};
+    int rc = 0;
+    prepare_ports(editor, &listening, &taken);
+    for (size_t i = 0; rc == 0 && i < count; i++) {
+        const struct connection *one = &connections[i];
+        const struct connection *other = other_end(connections, count, one);
+        /* Each pair once; and none of an image in which two sockets have the same two ends. */
+        if (other == NULL || other < one || other_end(connections, count, other) != one)
+            continue;
+        struct item *items[2] = {&editor->items[one->item], &editor->items[other->item]};
+        bool first = is_client(&listening, items[0]->entry->isk, items[1]->entry->isk);
+        rc = move_connection(editor, &taken, items[!first], items[first], err);
+    }
+    return rc;
+}
+
+static int edit_sockets(struct editor *editor, struct rewarm_error *err)
+{
+    rewarm_auto_free struct connection *connections =
+        rewarm_mem_new(editor->count != 0 ? editor->count : 1, sizeof(*connections));
+    size_t count = 0;
+    int rc = gather_connections(editor, connections, &count, err);
+    if (rc != 0)
+        return rc;
     for (size_t i = 0; i < count; i++) {
-        struct connection other = connections[i];
-        other.from = connections[i].to;
-        other.to = connections[i].from;
-        if (bsearch(&other, connections, count, sizeof(*connections), compare_connections) !=
-            NULL) {
+        if (other_end(connections, count, &connections[i]) != NULL) {
             editor->report.tcp_kept++;
         } else {
             close_connection(&editor->items[connections[i].item]);
             editor->report.tcp_closed++;
         }
     }
-    return 0;
+    return editor->edit->ports != NULL ? move_connections(editor, connections, count, err) : 0;
 }
 
 /* --- regular files
@@ -396,6 +533,25 @@ int rewarm_image_edit_fdinfo(const char *name, const void *data, size_t bytes,
     return 0;
 }
 
+/* --- CRIU's names for deleted files
+ * ----------------------------------------------------------------------------------------------
+ */
+
+static void edit_links(struct editor *editor)
+{
+    const struct rewarm_image_edit *edit = editor->edit;
+    for (size_t i = 0; edit->link_suffix != NULL && i < editor->count; i++) {
+        struct item *item = &editor->items[i];
+        if (item->entry->type != REWARM_FD_REG ||
+            !rewarm_image_has_id(edit->links, edit->link_count, item->entry->reg->id))
+            continue;
+        char *name = rewarm_str_format("%s%s", item->entry->reg->name, edit->link_suffix);
+        free(item->entry->reg->name);
+        item->entry->reg->name = name;
+        item->changed = true;
+    }
+}
+
 /* --- the whole image
  * ---------------------------------------------------------------------------------- */
 
@@ -441,6 +597,7 @@ int rewarm_image_edit_files(const void *data, size_t bytes, const struct rewarm_
     if (rc == 0)
         rc = edit_pipes(&editor, err);
     if (rc == 0) {
+        edit_links(&editor);
         *ret_edited = (struct rewarm_image_edited){
             .pipe_ids = rewarm_steal_ptr(&editor.pipe_ids),
             .pipe_count = editor.pipe_count,
@@ -495,18 +652,54 @@ static int create_real(void *context, const char *path, mode_t mode)
     return fchmod(fd, mode) == 0 ? 0 : -errno;
 }
 
-int rewarm_image_edit_for_restore(int dirfd, char *const *skip_keys, size_t skip_count,
+static int pick_real(void *context, const struct sockaddr *address, uint16_t *ret_port)
+{
+    (void)context;
+    return rewarm_tcp_port_pick(address, ret_port);
+}
+
+static void forget_real(void *context, const struct sockaddr *address)
+{
+    (void)context;
+    rewarm_tcp_port_forget(address);
+}
+
+static int load_links(int dirfd, uint32_t **ret_ids, size_t *ret_count, struct rewarm_error *err)
+{
+    rewarm_auto_free struct rewarm_image_relink *relinks = NULL;
+    size_t count = 0;
+    int rc = rewarm_image_relinks(dirfd, &relinks, &count, err);
+    if (rc != 0)
+        return rc;
+    uint32_t *ids = rewarm_mem_new(count != 0 ? count : 1, sizeof(*ids));
+    for (size_t i = 0; i < count; i++)
+        ids[i] = relinks[i].link_id;
+    qsort(ids, count, sizeof(*ids), rewarm_image_compare_ids);
+    *ret_ids = ids;
+    *ret_count = count;
+    return 0;
+}
+
+int rewarm_image_edit_for_restore(int dirfd, const struct rewarm_image_edit_options *options,
                                   struct rewarm_image_edits *ret_report, struct rewarm_error *err)
 {
     static const struct rewarm_image_disk disk = {look_real, create_real, NULL};
+    static const struct rewarm_image_ports ports = {pick_real, forget_real, NULL};
     rewarm_auto_free char *data = NULL;
     rewarm_auto_free uint32_t *remaps = NULL;
-    struct rewarm_image_edit edit = {
-        .skip_keys = skip_keys, .skip_count = skip_count, .disk = &disk};
+    rewarm_auto_free uint32_t *links = NULL;
+    struct rewarm_image_edit edit = {.skip_keys = options->skip_keys,
+                                     .skip_count = options->skip_count,
+                                     .link_suffix = options->link_suffix,
+                                     .ports = options->fresh_ports ? &ports : NULL,
+                                     .disk = &disk};
     struct rewarm_image_edited edited;
     size_t bytes;
     int rc = rewarm_image_remaps(dirfd, &remaps, &edit.remap_count, err);
+    if (rc == 0)
+        rc = load_links(dirfd, &links, &edit.link_count, err);
     edit.remaps = remaps;
+    edit.links = links;
     if (rc == 0)
         rc = rewarm_image_read(dirfd, image_name, &data, &bytes, err);
     if (rc == 0)

@@ -3,6 +3,7 @@
 #ifndef REWARM_PROC_CRIU_IMAGE_ENTRY_H
 #define REWARM_PROC_CRIU_IMAGE_ENTRY_H
 
+#include <sys/socket.h>
 #include <sys/stat.h>
 
 #include "proc/criu_image.h"
@@ -69,6 +70,16 @@ int rewarm_image_parse_mm(const char *name, const void *data, size_t bytes,
 int rewarm_image_parse_remaps(const void *data, size_t bytes, uint32_t **ret_ids, size_t *ret_count,
                               struct rewarm_error *err);
 int rewarm_image_remaps(int dirfd, uint32_t **ret_ids, size_t *ret_count, struct rewarm_error *err);
+
+/* Of the same image: deleted files that have another name. */
+struct rewarm_image_relink {
+    uint32_t original_id, link_id; /* of files.img */
+};
+int rewarm_image_parse_relinks(const void *data, size_t bytes,
+                               struct rewarm_image_relink **ret_relinks, size_t *ret_count,
+                               struct rewarm_error *err);
+int rewarm_image_relinks(int dirfd, struct rewarm_image_relink **ret_relinks, size_t *ret_count,
+                         struct rewarm_error *err);
 int rewarm_image_compare_ids(const void *a, const void *b);
 bool rewarm_image_has_id(const uint32_t *ids, size_t count, uint32_t id);
 
@@ -90,9 +101,22 @@ struct rewarm_image_disk {
     void *context;
 };
 
+/* TCP ports as the editor sees them: the host's, or a test's. `address` is one of this host. */
+struct rewarm_image_ports {
+    /* A port that is free at this moment: 0 or a negative errno. */
+    int (*pick)(void *context, const struct sockaddr *address, uint16_t *ret_port);
+    /* A listener is going to be bound to `address`: forget what would prevent that needlessly. */
+    void (*forget)(void *context, const struct sockaddr *address);
+    void *context;
+};
+
 struct rewarm_image_edit {
     const uint32_t *remaps; /* as above */
     size_t remap_count;
+    const uint32_t *links; /* file ids of CRIU's names for deleted files, sorted */
+    size_t link_count;
+    const char *link_suffix;
+    const struct rewarm_image_ports *ports; /* NULL: connections keep their ports */
     char *const *skip_keys;
     size_t skip_count;
     const struct rewarm_image_disk *disk;

@@ -107,15 +107,22 @@ bool rewarm_image_has_id(const uint32_t *ids, size_t count, uint32_t id)
     return count != 0 && bsearch(&id, ids, count, sizeof(*ids), rewarm_image_compare_ids) != NULL;
 }
 
-int rewarm_image_parse_remaps(const void *data, size_t bytes, uint32_t **ret_ids, size_t *ret_count,
-                              struct rewarm_error *err)
+/* CRIU's remap_type; it writes the field always, and one without it is of an ancient version. */
+enum { REMAP_LINKED = 0 };
+
+struct remap {
+    uint32_t original_id, id, type;
+};
+
+static int parse_remaps(const void *data, size_t bytes, struct remap **ret_remaps,
+                        size_t *ret_count, struct rewarm_error *err)
 {
     static const char name[] = "remap-fpath.img";
     struct rewarm_image_cursor cursor;
     int rc = rewarm_image_begin(name, data, bytes, REWARM_MAGIC_REMAP, &cursor, err);
     if (rc != 0)
         return rc;
-    rewarm_auto_free uint32_t *ids = NULL;
+    rewarm_auto_free struct remap *remaps = NULL;
     size_t count = 0, capacity = 0;
     const uint8_t *message;
     size_t message_bytes;
@@ -123,30 +130,146 @@ int rewarm_image_parse_remaps(const void *data, size_t bytes, uint32_t **ret_ids
         RemapFilePathEntry *entry = remap_file_path_entry__unpack(NULL, message_bytes, message);
         if (entry == NULL)
             return rewarm_image_damaged(name, "an entry can't be read", err);
-        REWARM_GROW(&ids, &capacity, count);
-        ids[count++] = entry->orig_id;
+        REWARM_GROW(&remaps, &capacity, count);
+        remaps[count++] = (struct remap){entry->orig_id, entry->remap_id,
+                                         entry->has_remap_type ? entry->remap_type : UINT32_MAX};
         remap_file_path_entry__free_unpacked(entry, NULL);
     }
     if (rc < 0)
         return rc;
-    if (count > 1)
-        qsort(ids, count, sizeof(*ids), rewarm_image_compare_ids);
-    *ret_ids = rewarm_steal_ptr(&ids);
+    *ret_remaps = rewarm_steal_ptr(&remaps);
     *ret_count = count;
     return 0;
 }
 
-int rewarm_image_remaps(int dirfd, uint32_t **ret_ids, size_t *ret_count, struct rewarm_error *err)
+int rewarm_image_parse_remaps(const void *data, size_t bytes, uint32_t **ret_ids, size_t *ret_count,
+                              struct rewarm_error *err)
+{
+    rewarm_auto_free struct remap *remaps = NULL;
+    size_t count = 0;
+    int rc = parse_remaps(data, bytes, &remaps, &count, err);
+    if (rc != 0)
+        return rc;
+    uint32_t *ids = rewarm_mem_new(count != 0 ? count : 1, sizeof(*ids));
+    for (size_t i = 0; i < count; i++)
+        ids[i] = remaps[i].original_id;
+    qsort(ids, count, sizeof(*ids), rewarm_image_compare_ids);
+    *ret_ids = ids;
+    *ret_count = count;
+    return 0;
+}
+
+int rewarm_image_parse_relinks(const void *data, size_t bytes,
+                               struct rewarm_image_relink **ret_relinks, size_t *ret_count,
+                               struct rewarm_error *err)
+{
+    rewarm_auto_free struct remap *remaps = NULL;
+    size_t count = 0, links = 0;
+    int rc = parse_remaps(data, bytes, &remaps, &count, err);
+    if (rc != 0)
+        return rc;
+    struct rewarm_image_relink *relinks = rewarm_mem_new(count != 0 ? count : 1, sizeof(*relinks));
+    for (size_t i = 0; i < count; i++) {
+        if (remaps[i].type == REMAP_LINKED)
+            relinks[links++] = (struct rewarm_image_relink){remaps[i].original_id, remaps[i].id};
+    }
+    *ret_relinks = relinks;
+    *ret_count = links;
+    return 0;
+}
+
+/* No bytes when there is no such image: CRIU writes it only when there is something to say. */
+static int read_remaps(int dirfd, char **ret_data, size_t *ret_bytes, struct rewarm_error *err)
 {
     if (faccessat(dirfd, "remap-fpath.img", F_OK, 0) != 0 && errno == ENOENT) {
-        *ret_ids = NULL; /* CRIU writes it only when there is something to say */
-        *ret_count = 0;
+        *ret_data = NULL;
+        *ret_bytes = 0;
         return 0;
     }
+    return rewarm_image_read(dirfd, "remap-fpath.img", ret_data, ret_bytes, err);
+}
+
+int rewarm_image_remaps(int dirfd, uint32_t **ret_ids, size_t *ret_count, struct rewarm_error *err)
+{
     rewarm_auto_free char *data = NULL;
-    size_t bytes;
-    int rc = rewarm_image_read(dirfd, "remap-fpath.img", &data, &bytes, err);
-    return rc != 0 ? rc : rewarm_image_parse_remaps(data, bytes, ret_ids, ret_count, err);
+    size_t bytes = 0;
+    int rc = read_remaps(dirfd, &data, &bytes, err);
+    if (rc == 0 && data != NULL)
+        return rewarm_image_parse_remaps(data, bytes, ret_ids, ret_count, err);
+    if (rc == 0) {
+        *ret_ids = NULL;
+        *ret_count = 0;
+    }
+    return rc;
+}
+
+int rewarm_image_relinks(int dirfd, struct rewarm_image_relink **ret_relinks, size_t *ret_count,
+                         struct rewarm_error *err)
+{
+    rewarm_auto_free char *data = NULL;
+    size_t bytes = 0;
+    int rc = read_remaps(dirfd, &data, &bytes, err);
+    if (rc == 0 && data != NULL)
+        return rewarm_image_parse_relinks(data, bytes, ret_relinks, ret_count, err);
+    if (rc == 0) {
+        *ret_relinks = NULL;
+        *ret_count = 0;
+    }
+    return rc;
+}
+
+static const struct rewarm_image_file *find_file(const struct rewarm_image_file *files,
+                                                 size_t count, uint32_t type, uint32_t id)
+{
+    for (size_t i = 0; i < count; i++)
+        if (files[i].type == type && files[i].id == id)
+            return &files[i];
+    return NULL;
+}
+
+int rewarm_image_linked_files(int dirfd, struct rewarm_image_link **ret_links, size_t *ret_count,
+                              struct rewarm_error *err)
+{
+    rewarm_auto_free struct rewarm_image_relink *relinks = NULL;
+    rewarm_auto_free char *data = NULL;
+    size_t count = 0, file_count = 0, bytes = 0;
+    struct rewarm_image_file *files = NULL;
+    int rc = rewarm_image_relinks(dirfd, &relinks, &count, err);
+    if (rc == 0 && count != 0)
+        rc = rewarm_image_read(dirfd, "files.img", &data, &bytes, err);
+    if (rc == 0 && count != 0)
+        rc = rewarm_image_parse_files(data, bytes, &files, &file_count, err);
+    if (rc != 0)
+        return rc;
+    struct rewarm_image_link *links = rewarm_mem_new(count != 0 ? count : 1, sizeof(*links));
+    for (size_t i = 0; rc == 0 && i < count; i++) {
+        const struct rewarm_image_file *link =
+            find_file(files, file_count, REWARM_FD_REG, relinks[i].link_id);
+        const struct rewarm_image_file *original =
+            find_file(files, file_count, REWARM_FD_REG, relinks[i].original_id);
+        if (link == NULL || original == NULL)
+            rc = rewarm_image_damaged("remap-fpath.img", "a file is missing in files.img", err);
+        else
+            links[i] = (struct rewarm_image_link){rewarm_str_dup(link->path),
+                                                  rewarm_str_dup(original->path)};
+    }
+    rewarm_image_files_free(files, file_count);
+    if (rc != 0) {
+        rewarm_image_links_free(links, count);
+        return rc;
+    }
+    *ret_links = links;
+    *ret_count = count;
+    return 0;
+}
+
+void rewarm_image_links_free(struct rewarm_image_link *links, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        free(links[i].path);
+        free(links[i].original);
+    }
+    free(links);
 }
 
 /* --- from a descriptor to CRIU's name for it
@@ -237,15 +360,6 @@ static int tty_key(int dirfd, uint32_t info_id, char **ret_key, struct rewarm_er
         return rc;
     *ret_key = rewarm_steal_ptr(&key);
     return 0;
-}
-
-static const struct rewarm_image_file *find_file(const struct rewarm_image_file *files,
-                                                 size_t count, uint32_t type, uint32_t id)
-{
-    for (size_t i = 0; i < count; i++)
-        if (files[i].type == type && files[i].id == id)
-            return &files[i];
-    return NULL;
 }
 
 static int key_of(int dirfd, const struct rewarm_image_file *files, size_t count,

@@ -122,12 +122,16 @@ static int images(void *context, struct rewarm_error *err)
     char *keys[3];
     size_t key_count = 0;
     plan_stdio(r, keys, &key_count);
+    const struct rewarm_image_edit_options options = {
+        .skip_keys = keys,
+        .skip_count = key_count,
+        .fresh_ports = (r->options->isolate & REWARM_ISOLATE_NET) == 0};
     struct rewarm_image_edits edits = {0};
-    int result = rewarm_image_edit_for_restore(r->images_dirfd, keys, key_count, &edits, err);
+    int result = rewarm_image_edit_for_restore(r->images_dirfd, &options, &edits, err);
     if (result == 0)
-        rewarm_verbose("restore: %u TCP connections kept, %u closed; %u files moved to their end, "
-                       "%u made anew",
-                       edits.tcp_kept, edits.tcp_closed, edits.files_moved_to_end,
+        rewarm_verbose("restore: %u TCP connections kept (%u pairs with a new port), %u closed; %u "
+                       "files moved to their end, %u made anew",
+                       edits.tcp_kept, edits.tcp_moved, edits.tcp_closed, edits.files_moved_to_end,
                        edits.files_created);
     return result;
 }

@@ -3,7 +3,8 @@
  *
  *   image_dump show DIR            everything, as JSON
  *   image_dump key DIR PID FD      the key for --inherit-fd, or an empty line
- *   image_dump edit DIR [KEY...]   edits for a restore; the report as JSON
+ *   image_dump edit DIR [--fresh-ports] [KEY...]
+ *                                  edits for a restore; the report as JSON
  *   image_dump time FILE           parses a page map 20 times; the best time in microseconds */
 #include <fcntl.h>
 #include <inttypes.h>
@@ -84,12 +85,18 @@ static int show(int dirfd, struct rewarm_error *err)
 static int edit(int dirfd, char **keys, size_t count, struct rewarm_error *err)
 {
     struct rewarm_image_edits edits;
-    int rc = rewarm_image_edit_for_restore(dirfd, keys, count, &edits, err);
+    struct rewarm_image_edit_options options = {.skip_keys = keys, .skip_count = count};
+    if (count != 0 && strcmp(keys[0], "--fresh-ports") == 0) {
+        options.fresh_ports = true;
+        options.skip_keys++;
+        options.skip_count--;
+    }
+    int rc = rewarm_image_edit_for_restore(dirfd, &options, &edits, err);
     if (rc == 0)
-        printf("{\"tcp_kept\": %u, \"tcp_closed\": %u, \"listeners\": %u, "
+        printf("{\"tcp_kept\": %u, \"tcp_moved\": %u, \"tcp_closed\": %u, \"listeners\": %u, "
                "\"files_moved_to_end\": %u, \"files_created\": %u, \"pipes_inherited\": %u}\n",
-               edits.tcp_kept, edits.tcp_closed, edits.listeners, edits.files_moved_to_end,
-               edits.files_created, edits.pipes_inherited);
+               edits.tcp_kept, edits.tcp_moved, edits.tcp_closed, edits.listeners,
+               edits.files_moved_to_end, edits.files_created, edits.pipes_inherited);
     return rc;
 }
 

@@ -93,7 +93,11 @@ static int edit(struct fake_disk *disk, const void *image, size_t bytes, char *c
 {
     static const uint32_t remaps[] = {32};
     struct rewarm_image_disk interface = {fake_look, fake_create, disk};
-    struct rewarm_image_edit request = {remaps, 1, keys, key_count, &interface};
+    struct rewarm_image_edit request = {.remaps = remaps,
+                                        .remap_count = 1,
+                                        .skip_keys = keys,
+                                        .skip_count = key_count,
+                                        .disk = &interface};
     memset(ret_edited, 0, sizeof(*ret_edited));
     return rewarm_image_edit_files(image, bytes, &request, ret_edited, err);
 }
@@ -288,7 +292,8 @@ static void test_folder(void **state)
     assert_int_equal(rewarm_image_inherit_key(dirfd, 7339, 1, &before, &err), 0);
     assert_string_equal(before, "pipe:[152150]");
     struct rewarm_image_edits report;
-    assert_int_equal(rewarm_image_edit_for_restore(dirfd, &before, 1, &report, &err), 0);
+    const struct rewarm_image_edit_options options = {.skip_keys = &before, .skip_count = 1};
+    assert_int_equal(rewarm_image_edit_for_restore(dirfd, &options, &report, &err), 0);
     assert_int_equal(report.pipes_inherited, 1);
     /* Read back, the descriptor is a "regular file" of no recorded mode: nothing to inherit twice.
      */
@@ -302,7 +307,7 @@ static void test_folder(void **state)
     assert_int_equal(fstatat(dirfd, "ids-7339.img", &st, 0), 0);
     assert_int_equal(st.st_mode & 07777, 0644);
     struct timespec written = st.st_mtim;
-    assert_int_equal(rewarm_image_edit_for_restore(dirfd, &before, 1, &report, &err), 0);
+    assert_int_equal(rewarm_image_edit_for_restore(dirfd, &options, &report, &err), 0);
     assert_int_equal(report.pipes_inherited, 0);
     assert_int_equal(fstatat(dirfd, "ids-7339.img", &st, 0), 0);
     assert_int_equal(st.st_mtim.tv_nsec, written.tv_nsec);
