@@ -3,14 +3,17 @@
  * CRIU would find most of it too, but late: after the tree was stopped, with words for experts, and
  * in one case (a terminal of somebody else) only when the snapshot is restored. The rules here are
  * those of CRIU 4.3, each tried; what they don't know is left to CRIU. Order: the tree as a whole,
- * then each process (namespaces, tracers, mappings), then each descriptor (preflight_fd.c), sockets
- * by asking the socket itself (preflight_socket.c). The tree runs meanwhile, so something may slip
+ * then each process (namespaces, tracers, limits, mappings), then each descriptor (preflight_fd.c),
+ * sockets by asking the socket itself (preflight_socket.c), then memory that is still on its way
+ * (preflight_memory.c), which takes longest. The tree runs meanwhile, so something may slip
  * through: then the dump fails and the tree goes on, as ever. */
 #include "proc/preflight.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 
@@ -120,8 +123,10 @@ static int same_namespace(const char *left, const char *right, const char *name)
 static int check_namespaces(const struct rewarm_preflight *preflight,
                             const struct rewarm_proc_stat *member, struct rewarm_error *err)
 {
-    /* CRIU would have to re-create these; it is run for trees that live in ours. */
-    static const char *const ours[] = {"user", "mnt", "pid", "net", "time", "time_for_children"};
+    /* CRIU would have to re-create these; it is run for trees that live in ours. The time namespace
+     * is not among them: CRIU puts each tree into one, so that its clocks go on where they were,
+     * and what was restored can be frozen again. */
+    static const char *const ours[] = {"user", "mnt", "pid", "net"};
     /* CRIU carries these over when the whole tree is in one. */
     static const char *const common[] = {"uts", "ipc", "cgroup"};
     char pid[16], root[16];
@@ -146,6 +151,38 @@ static int check_namespaces(const struct rewarm_preflight *preflight,
     return 0;
 }
 
+/* True for `criu dump`, which may run through a loader: LOADER [OPTION...] CRIU dump. */
+static bool is_freeze(pid_t pid)
+{
+    char **words = NULL;
+    if (rewarm_proc_vector(pid, "cmdline", &words, NULL) != 0)
+        return false;
+    bool found = false;
+    for (size_t i = 0; !found && words[i] != NULL && words[i + 1] != NULL; i++) {
+        const char *slash = strrchr(words[i], '/');
+        found = strcmp(slash != NULL ? slash + 1 : words[i], "criu") == 0 &&
+                strcmp(words[i + 1], "dump") == 0;
+    }
+    rewarm_proc_vector_free(words);
+    return found;
+}
+
+static int refuse_tracer(const struct rewarm_proc_stat *member, pid_t tracer,
+                         struct rewarm_error *err)
+{
+    if (is_freeze(tracer))
+        return rewarm_error_set(
+            err, REWARM_E_BUSY, 0,
+            "process %d (%s): another freeze of it is under way (CRIU is process "
+            "%d); try again when that has ended",
+            (int)member->pid, member->comm, (int)tracer);
+    struct rewarm_proc_stat stat;
+    char why[128];
+    snprintf(why, sizeof(why), "it is being traced by process %d (%s)", (int)tracer,
+             rewarm_proc_stat(tracer, &stat, NULL) == 0 ? stat.comm : "?");
+    return refuse(member, why, "detach the debugger, strace or profiler", err);
+}
+
 /* A tracer of any thread. CRIU must be the only one. */
 static int check_tracer(const struct rewarm_proc_stat *member, struct rewarm_error *err)
 {
@@ -163,15 +200,24 @@ static int check_tracer(const struct rewarm_proc_stat *member, struct rewarm_err
         if (rewarm_fs_read_file(dirfd(dir), file, STATUS_LIMIT_BYTES, &text, NULL, NULL) != 0)
             continue;
         long tracer = find_number(text, "TracerPid");
-        if (tracer <= 0)
-            continue;
-        struct rewarm_proc_stat stat;
-        char why[128];
-        snprintf(why, sizeof(why), "it is being traced by process %ld (%s)", tracer,
-                 rewarm_proc_stat((pid_t)tracer, &stat, NULL) == 0 ? stat.comm : "?");
-        return refuse(member, why, "detach the debugger, strace or profiler", err);
+        if (tracer > 0)
+            return refuse_tracer(member, (pid_t)tracer, err);
     }
     return 0;
+}
+
+/* CRIU reads the limits of each process with prlimit(), which is free only among equals. */
+static int check_limits(const struct rewarm_proc_stat *member, struct rewarm_error *err)
+{
+    struct rlimit limit;
+    if (prlimit(member->pid, RLIMIT_NOFILE, NULL, &limit) == 0 || errno != EPERM)
+        return 0;
+    return rewarm_error_set(
+        err, REWARM_E_PERMISSION, 0,
+        "process %d (%s): it belongs to another user or group, and reading its "
+        "limits takes CAP_SYS_RESOURCE; give rewarm that capability, or run the "
+        "worker as the same user and group",
+        (int)member->pid, member->comm);
 }
 
 static int refuse_mapping(const struct rewarm_proc_stat *member, const struct rewarm_proc_vma *vma,
@@ -269,16 +315,39 @@ static int check_member(const struct rewarm_preflight *preflight,
     if (result == 0)
         result = check_tracer(member, err);
     if (result == 0)
+        result = check_limits(member, err);
+    if (result == 0)
         result = check_mappings(member, err);
     if (result == 0)
         result = check_descriptors(preflight, member, err);
     return result;
 }
 
+static int check_memory(const struct rewarm_preflight *preflight,
+                        const struct rewarm_proc_stat *member, struct rewarm_error *err)
+{
+    (void)preflight;
+    return rewarm_preflight_memory(member, err);
+}
+
 /* A member other than the root that ends while it is examined is nobody's problem. */
 static bool has_ended_since(const struct rewarm_proc_stat *member)
 {
     return member->state != 'Z' && !rewarm_proc_alive(member->pid, member->starttime);
+}
+
+static int check_members(const struct rewarm_preflight *preflight,
+                         int (*check)(const struct rewarm_preflight *,
+                                      const struct rewarm_proc_stat *, struct rewarm_error *),
+                         struct rewarm_error *err)
+{
+    for (size_t i = 0; i < preflight->count; i++) {
+        struct rewarm_error local = REWARM_ERROR_INIT;
+        int result = check(preflight, &preflight->members[i], &local);
+        if (result != 0 && (i == 0 || !has_ended_since(&preflight->members[i])))
+            return rewarm_error_set(err, (enum rewarm_code)local.code, 0, "%s", local.message);
+    }
+    return 0;
 }
 
 int rewarm_preflight_tree(pid_t root, struct rewarm_error *err)
@@ -294,14 +363,11 @@ int rewarm_preflight_tree(pid_t root, struct rewarm_error *err)
         result = check_not_ourselves(&preflight, err);
     for (size_t i = 0; i < preflight.count && result == 0; i++)
         collect_masters(&preflight, &members[i]);
-    for (size_t i = 0; i < preflight.count && result == 0; i++) {
-        struct rewarm_error local = REWARM_ERROR_INIT;
-        result = check_member(&preflight, &members[i], &local);
-        if (i > 0 && result != 0 && has_ended_since(&members[i]))
-            result = 0;
-        if (result != 0)
-            rewarm_error_set(err, (enum rewarm_code)local.code, 0, "%s", local.message);
-    }
+    if (result == 0)
+        result = check_members(&preflight, check_member, err);
+    /* A userfaultfd that a member holds itself has been refused by now, with other words. */
+    if (result == 0)
+        result = check_members(&preflight, check_memory, err);
     free(preflight.pty_indexes);
     return result;
 }

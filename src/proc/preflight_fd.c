@@ -35,13 +35,11 @@ struct kernel_object {
 #define FEATURE_OFF "turn that feature of the program off"
 
 static const struct kernel_object kernel_objects[] = {
-    {"eventfd", NULL, NULL},
     {"eventpoll", NULL, NULL},
     {"timerfd", NULL, NULL},
     {"signalfd", NULL, NULL},
     {"inotify", NULL, NULL},
     {"fanotify", NULL, NULL},
-    {"pidfd", NULL, NULL},
     {"io_uring", "io_uring rings can't be dumped",
      "start it with `rewarm run`, which turns io_uring off (UV_USE_IO_URING=0 is not enough)"},
     {"userfaultfd", "a process that answers its own page faults can't be dumped", FEATURE_OFF},
@@ -78,6 +76,17 @@ static int check_pidfd(const struct rewarm_preflight *preflight,
         member, fd, why, "close it before the freeze, or freeze from their common parent", err);
 }
 
+/* CRIU restores the counter, but as an ordinary one: a read would then take all of it, not one. */
+static int check_eventfd(const struct rewarm_proc_stat *member, const struct rewarm_proc_fd *fd,
+                         struct rewarm_error *err)
+{
+    if (rewarm_preflight_fdinfo(member->pid, fd->fd, "eventfd-semaphore") <= 0)
+        return 0;
+    return rewarm_preflight_refuse_fd(
+        member, fd, "a semaphore eventfd (EFD_SEMAPHORE) would come back as a plain counter",
+        "use a plain eventfd or a POSIX semaphore, or close it before the freeze", err);
+}
+
 static int check_kernel_object(const struct rewarm_preflight *preflight,
                                const struct rewarm_proc_stat *member,
                                const struct rewarm_proc_fd *fd, struct rewarm_error *err)
@@ -87,6 +96,8 @@ static int check_kernel_object(const struct rewarm_preflight *preflight,
         name++;
     if (rewarm_str_starts(name, "pidfd"))
         return check_pidfd(preflight, member, fd, err);
+    if (rewarm_str_starts(name, "eventfd"))
+        return check_eventfd(member, fd, err);
     for (size_t i = 0; i < sizeof(kernel_objects) / sizeof(kernel_objects[0]); i++) {
         const struct kernel_object *object = &kernel_objects[i];
         if (rewarm_str_starts(name, object->name))

@@ -29,6 +29,13 @@ int rewarm_preflight_socket(const struct rewarm_preflight *preflight,
                             const struct rewarm_proc_stat *member, const struct rewarm_proc_fd *fd,
                             struct rewarm_error *err);
 
+/* REWARM_E_BUSY while memory of `member` waits to be filled in by somebody (userfaultfd), or 0.
+ * Reads smaps: 17 ms for each GiB of 4 KiB pages. */
+int rewarm_preflight_memory(const struct rewarm_proc_stat *member, struct rewarm_error *err);
+
+/* True for a line of smaps that lists the flag of such memory. */
+bool rewarm_preflight_is_missing(const char *line, size_t bytes);
+
 /* "process 12 (python3), descriptor 7 (TARGET): WHY; WHAT TO DO". */
 int rewarm_preflight_refuse_fd(const struct rewarm_proc_stat *member,
                                const struct rewarm_proc_fd *fd, const char *why, const char *advice,
