@@ -44,6 +44,7 @@ static const char *const noise[] = {
     "can't open last pid",
     "Can't rollback",
     "Unable to open fd=",
+    "Unable to detach from", /* follows the warning about interrupting, always with ESRCH */
     "Killing processes because",
     "Can't stop all tasks",
     "in unexpected state",
@@ -230,6 +231,15 @@ static const struct advice table[] = {
     {"dump", "Sysv shmem", NULL, REWARM_E_REFUSED,
      "a process uses System V shared memory in a way that can't be dumped",
      "use POSIX shared memory"},
+    /* Held by a tracer: by another CRIU as a rule, with the tree stopped ("state t"). */
+    {"dump", "Unseizable", "state t", REWARM_E_BUSY,
+     "another freeze of the tree is under way, or a debugger has stopped it",
+     "try again when that has ended"},
+    {"dump", "Unable to interrupt task", "Operation not permitted", REWARM_E_BUSY,
+     "another freeze of the tree is under way, or a debugger traces it",
+     "try again when that has ended"},
+    {"dump", "Unable to interrupt task", "No such process", REWARM_E_NOT_FOUND,
+     "the process has ended", "name another"},
     {"dump", "Unseizable", NULL, REWARM_E_REFUSED,
      "a process is being traced, or may not be traced by this user",
      "detach the debugger, strace or profiler that traces it"},
@@ -253,6 +263,9 @@ static const struct advice table[] = {
      "the tree's namespace has a FUSE mount", "unmount it before the freeze"},
 
     /* The kernel, limits and privileges. */
+    {"dump", "Can't get rlimit", "Operation not permitted", REWARM_E_PERMISSION,
+     "a process belongs to another user or group, and reading its limits takes CAP_SYS_RESOURCE",
+     "give rewarm that capability, or run the worker as the same user and group"},
     {"dump", "Lazy pages transfer FAILED", NULL, REWARM_E_PERMISSION,
      "CRIU could not hand the memory over",
      "without CAP_SYS_RESOURCE raise the pipe limit: sysctl fs.pipe-max-size=33554432"},
@@ -339,7 +352,8 @@ static bool contains(const struct line *line, const char *pattern)
 }
 
 /* "(00.01) 12: Error (criu/x.c:1): text": CRIU's own mark, near the start of the line. What is
- * printed before the log opens (the loader, the option parser) has no mark and counts too. */
+ * printed before the log opens (the loader, the option parser) has no mark and counts too, and so
+ * does the one warning that has a cause which no Error line repeats. */
 static bool parse_line(const char *text, size_t bytes, struct line *ret_line)
 {
     while (bytes > 0 && (text[bytes - 1] == '\r' || text[bytes - 1] == ' '))
@@ -350,7 +364,9 @@ static bool parse_line(const char *text, size_t bytes, struct line *ret_line)
         return true;
     }
     *ret_line = (struct line){text, bytes};
-    return bytes > 0 && text[0] != '(' && !contains(ret_line, "Warn  (");
+    if (contains(ret_line, "Warn  ("))
+        return contains(ret_line, "Unable to interrupt task");
+    return bytes > 0 && text[0] != '(';
 }
 
 static bool is_noise(const struct line *line)

@@ -75,9 +75,22 @@ static const struct sample samples[] = {
      "Error (criu/bfd.c:148): bfd: Error flushing image: No space left on device\n" DUMP_FAILED,
      REWARM_E_NO_SPACE, "disk is full"},
     {"dump",
-     "Error (compel/src/lib/infect.c:426): Unable to detach from 3999999: No such "
-     "process\n" DUMP_FAILED,
+     RLIMIT "Warn  (compel/src/lib/infect.c:132): Unable to interrupt task: 3999999 (No such "
+            "process)\nError (compel/src/lib/infect.c:426): Unable to detach from 3999999: No such "
+            "process\n" DUMP_FAILED,
      REWARM_E_NOT_FOUND, "has ended"},
+    {"dump",
+     RLIMIT "Warn  (compel/src/lib/infect.c:132): Unable to interrupt task: 10264 (Operation not "
+            "permitted)\nError (compel/src/lib/infect.c:426): Unable to detach from 10264: No such "
+            "process\n" DUMP_FAILED,
+     REWARM_E_BUSY, "another freeze"},
+    {"dump",
+     "Error (compel/src/lib/infect.c:271): Unseizable non-zombie 12094 found, state t, err "
+     "-1/1\n" DUMP_FAILED,
+     REWARM_E_BUSY, "another freeze"},
+    {"dump",
+     RLIMIT "Error (criu/cr-dump.c:391): Can't get rlimit 0: Operation not permitted\n" DUMP_FAILED,
+     REWARM_E_PERMISSION, "CAP_SYS_RESOURCE"},
     {"dump", "Error (criu/page-xfer.c:1400): Lazy pages transfer FAILED.\n" DUMP_FAILED,
      REWARM_E_PERMISSION, "fs.pipe-max-size"},
     {"dump",
