@@ -63,11 +63,15 @@ int rewarm_image_inherit_key(int dirfd, int32_t pid, int fd, char **ret_key,
 
 /* Files that were deleted under the name by which they had been opened, but have another name, as
  * the semaphores of sem_open() do. CRIU links such a file to a name of its own beside the old one
- * ("link_remap.N") for as long as the dump lasts, and wants it there at restore, where it deletes
- * it. Files that have no name at all are not among these: CRIU's images hold their content. */
+ * ("link_remap.N"), which it deletes again before its dump ends, and wants it there at restore,
+ * where it deletes it too. Files that have no name at all are not among these: CRIU's images hold
+ * their content. */
 struct rewarm_image_link {
     char *path;     /* CRIU's name for it, absolute */
     char *original; /* the name by which it had been opened, absolute */
+    int32_t pid;    /* a process that holds it, or 0 if it is only on its way through a socket */
+    char comm[32];
+    char *holder; /* where that process has it, as "/proc/PID/fd/5"; NULL without one */
 };
 int rewarm_image_linked_files(int dirfd, struct rewarm_image_link **ret_links, size_t *ret_count,
                               struct rewarm_error *err);

@@ -333,7 +333,8 @@ static bool is_checked(const struct editor *editor, const FileEntry *entry)
     const RegFileEntry *file = entry->reg;
     return file->has_mode && S_ISREG(file->mode) && !(file->has_ext && file->ext) &&
            file->name[0] == '/' &&
-           !rewarm_image_has_id(editor->edit->remaps, editor->edit->remap_count, file->id);
+           !rewarm_image_has_id(editor->edit->remaps, editor->edit->remap_count, file->id) &&
+           !rewarm_image_has_id(editor->edit->links, editor->edit->link_count, file->id);
 }
 
 static bool is_inherited(const struct editor *editor, const char *key)

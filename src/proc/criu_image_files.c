@@ -110,6 +110,9 @@ bool rewarm_image_has_id(const uint32_t *ids, size_t count, uint32_t id)
 /* CRIU's remap_type; it writes the field always, and one without it is of an ancient version. */
 enum { REMAP_LINKED = 0 };
 
+/* CRIU's VMA_FILE_PRIVATE and VMA_FILE_SHARED. */
+enum { VMA_OF_FILE = 0xc0 };
+
 struct remap {
     uint32_t original_id, id, type;
 };
@@ -218,60 +221,6 @@ int rewarm_image_relinks(int dirfd, struct rewarm_image_relink **ret_relinks, si
     return rc;
 }
 
-static const struct rewarm_image_file *find_file(const struct rewarm_image_file *files,
-                                                 size_t count, uint32_t type, uint32_t id)
-{
-    for (size_t i = 0; i < count; i++)
-        if (files[i].type == type && files[i].id == id)
-            return &files[i];
-    return NULL;
-}
-
-int rewarm_image_linked_files(int dirfd, struct rewarm_image_link **ret_links, size_t *ret_count,
-                              struct rewarm_error *err)
-{
-    rewarm_auto_free struct rewarm_image_relink *relinks = NULL;
-    rewarm_auto_free char *data = NULL;
-    size_t count = 0, file_count = 0, bytes = 0;
-    struct rewarm_image_file *files = NULL;
-    int rc = rewarm_image_relinks(dirfd, &relinks, &count, err);
-    if (rc == 0 && count != 0)
-        rc = rewarm_image_read(dirfd, "files.img", &data, &bytes, err);
-    if (rc == 0 && count != 0)
-        rc = rewarm_image_parse_files(data, bytes, &files, &file_count, err);
-    if (rc != 0)
-        return rc;
-    struct rewarm_image_link *links = rewarm_mem_new(count != 0 ? count : 1, sizeof(*links));
-    for (size_t i = 0; rc == 0 && i < count; i++) {
-        const struct rewarm_image_file *link =
-            find_file(files, file_count, REWARM_FD_REG, relinks[i].link_id);
-        const struct rewarm_image_file *original =
-            find_file(files, file_count, REWARM_FD_REG, relinks[i].original_id);
-        if (link == NULL || original == NULL)
-            rc = rewarm_image_damaged("remap-fpath.img", "a file is missing in files.img", err);
-        else
-            links[i] = (struct rewarm_image_link){rewarm_str_dup(link->path),
-                                                  rewarm_str_dup(original->path)};
-    }
-    rewarm_image_files_free(files, file_count);
-    if (rc != 0) {
-        rewarm_image_links_free(links, count);
-        return rc;
-    }
-    *ret_links = links;
-    *ret_count = count;
-    return 0;
-}
-
-void rewarm_image_links_free(struct rewarm_image_link *links, size_t count)
-{
-    for (size_t i = 0; i < count; i++) {
-        free(links[i].path);
-        free(links[i].original);
-    }
-    free(links);
-}
-
 /* --- from a descriptor to CRIU's name for it
  * ---------------------------------------------------------- */
 
@@ -332,6 +281,15 @@ static int find_descriptor(int dirfd, int32_t pid, int fd, uint32_t *ret_type, u
             return 1;
     }
     return rc;
+}
+
+static const struct rewarm_image_file *find_file(const struct rewarm_image_file *files,
+                                                 size_t count, uint32_t type, uint32_t id)
+{
+    for (size_t i = 0; i < count; i++)
+        if (files[i].type == type && files[i].id == id)
+            return &files[i];
+    return NULL;
 }
 
 /* CRIU's name for a terminal: device numbers of what it is and of where its node is. */
@@ -418,4 +376,151 @@ int rewarm_image_inherit_key(int dirfd, int32_t pid, int fd, char **ret_key,
     if (rc == 0)
         *ret_key = key;
     return rc;
+}
+
+/* --- deleted files with another name
+ * ----------------------------------------------------------------------------------------------
+ */
+
+/* The first descriptor of the table `data` that is the regular file `id`; -1 when there is none. */
+static int find_descriptor_of(const char *name, const void *data, size_t bytes, uint32_t id,
+                              int *ret_fd, struct rewarm_error *err)
+{
+    struct rewarm_image_cursor cursor;
+    const uint8_t *message;
+    size_t message_bytes;
+    int found = -1;
+    int rc = rewarm_image_begin(name, data, bytes, REWARM_MAGIC_FDINFO, &cursor, err);
+    if (rc != 0)
+        return rc;
+    while (found < 0 && (rc = rewarm_image_next(&cursor, &message, &message_bytes, err)) > 0) {
+        FdinfoEntry *entry = fdinfo_entry__unpack(NULL, message_bytes, message);
+        if (entry == NULL)
+            return rewarm_image_damaged(name, "an entry can't be read", err);
+        if (entry->type == REWARM_FD_REG && entry->id == id && entry->fd <= INT32_MAX)
+            found = (int)entry->fd;
+        fdinfo_entry__free_unpacked(entry, NULL);
+    }
+    if (rc < 0)
+        return rc;
+    *ret_fd = found;
+    return 0;
+}
+
+static int find_mapping_of(int dirfd, int32_t pid, uint32_t id, char **ret_holder,
+                           struct rewarm_error *err)
+{
+    rewarm_auto_free struct rewarm_image_vma *vmas = NULL;
+    size_t count = 0;
+    int rc = rewarm_image_mm(dirfd, pid, &vmas, &count, err);
+    *ret_holder = NULL;
+    for (size_t i = 0; rc == 0 && *ret_holder == NULL && i < count; i++) {
+        if ((vmas[i].status & VMA_OF_FILE) != 0 && vmas[i].shmid == id)
+            *ret_holder = rewarm_str_format("/proc/%d/map_files/%llx-%llx", pid,
+                                            (unsigned long long)vmas[i].start,
+                                            (unsigned long long)vmas[i].end);
+    }
+    return rc;
+}
+
+/* Where a process has the open file `id`; NULL if it has not. */
+static int find_holder(int dirfd, int32_t pid, uint32_t id, char **ret_holder,
+                       struct rewarm_error *err)
+{
+    uint32_t files_id = 0;
+    rewarm_auto_free char *data = NULL;
+    size_t bytes = 0;
+    int fd = -1;
+    int rc = files_id_of(dirfd, pid, &files_id, err);
+    if (rc != 0)
+        return rc;
+    rewarm_auto_free char *name = rewarm_str_format("fdinfo-%u.img", files_id);
+    rc = rewarm_image_read(dirfd, name, &data, &bytes, err);
+    if (rc == 0)
+        rc = find_descriptor_of(name, data, bytes, id, &fd, err);
+    if (rc != 0)
+        return rc;
+    if (fd < 0)
+        return find_mapping_of(dirfd, pid, id, ret_holder, err);
+    *ret_holder = rewarm_str_format("/proc/%d/fd/%d", pid, fd);
+    return 0;
+}
+
+static int add_holder(int dirfd, const struct rewarm_image_process *processes, size_t count,
+                      uint32_t id, struct rewarm_image_link *link, struct rewarm_error *err)
+{
+    for (size_t i = 0; i < count; i++) {
+        if (processes[i].threads == 0)
+            continue;
+        int rc = find_holder(dirfd, processes[i].pid, id, &link->holder, err);
+        if (rc != 0)
+            return rc;
+        if (link->holder == NULL)
+            continue;
+        link->pid = processes[i].pid;
+        memcpy(link->comm, processes[i].comm, sizeof(link->comm));
+        break;
+    }
+    return 0;
+}
+
+static int fill_links(int dirfd, const struct rewarm_image_relink *relinks, size_t count,
+                      struct rewarm_image_link *links, struct rewarm_error *err)
+{
+    rewarm_auto_free char *data = NULL;
+    rewarm_auto_free struct rewarm_image_process *processes = NULL;
+    struct rewarm_image_file *files = NULL;
+    size_t bytes = 0, file_count = 0, process_count = 0;
+    int rc = rewarm_image_pstree(dirfd, &processes, &process_count, err);
+    if (rc == 0)
+        rc = rewarm_image_read(dirfd, "files.img", &data, &bytes, err);
+    if (rc == 0)
+        rc = rewarm_image_parse_files(data, bytes, &files, &file_count, err);
+    if (rc != 0)
+        return rc;
+    for (size_t i = 0; rc == 0 && i < count; i++) {
+        const struct rewarm_image_file *link =
+            find_file(files, file_count, REWARM_FD_REG, relinks[i].link_id);
+        const struct rewarm_image_file *original =
+            find_file(files, file_count, REWARM_FD_REG, relinks[i].original_id);
+        if (link == NULL || original == NULL) {
+            rc = rewarm_image_damaged("remap-fpath.img", "a file is missing in files.img", err);
+            break;
+        }
+        links[i].path = rewarm_str_dup(link->path);
+        links[i].original = rewarm_str_dup(original->path);
+        rc = add_holder(dirfd, processes, process_count, original->id, &links[i], err);
+    }
+    rewarm_image_files_free(files, file_count);
+    return rc;
+}
+
+int rewarm_image_linked_files(int dirfd, struct rewarm_image_link **ret_links, size_t *ret_count,
+                              struct rewarm_error *err)
+{
+    rewarm_auto_free struct rewarm_image_relink *relinks = NULL;
+    size_t count = 0;
+    int rc = rewarm_image_relinks(dirfd, &relinks, &count, err);
+    if (rc != 0)
+        return rc;
+    struct rewarm_image_link *links = rewarm_mem_new(count != 0 ? count : 1, sizeof(*links));
+    if (count != 0)
+        rc = fill_links(dirfd, relinks, count, links, err);
+    if (rc != 0) {
+        rewarm_image_links_free(links, count);
+        return rc;
+    }
+    *ret_links = links;
+    *ret_count = count;
+    return 0;
+}
+
+void rewarm_image_links_free(struct rewarm_image_link *links, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        free(links[i].path);
+        free(links[i].original);
+        free(links[i].holder);
+    }
+    free(links);
 }

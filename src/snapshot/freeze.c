@@ -26,6 +26,7 @@
 #include "snapshot/capture.h"
 #include "snapshot/details.h"
 #include "snapshot/limits.h"
+#include "snapshot/links.h"
 #include "snapshot/session.h"
 #include "snapshot/snapshot.h"
 #include "snapshot/stage.h"
@@ -177,6 +178,8 @@ static int read_memory(void *context, struct rewarm_error *err)
 {
     struct freeze *f = context;
     int result = list_processes(f, err);
+    if (result == 0)
+        result = rewarm_links_record(f->images_dirfd, f->details, err);
     if (result == 0)
         result = rewarm_capture_read(f->capture, f->images_dirfd, f->pids, f->pid_count, f->writer,
                                      f->options->progress, err);

@@ -24,6 +24,7 @@
 #include "base/time.h"
 #include "proc/procfs.h"
 #include "snapshot/limits.h"
+#include "snapshot/links.h"
 #include "snapshot/session.h"
 #include "snapshot/snapshot.h"
 
@@ -105,6 +106,8 @@ static void undo(const struct rewarm_journal *journal, int dirfd)
         if (!freeze && strcmp(process->role, "member") == 0)
             kill_member(process, made_ticks);
     }
+    for (size_t i = 0; i < journal->link_count; i++)
+        rewarm_links_remove_path(journal->links[i]);
 }
 
 /* A folder whose owner died before it had a journal; one that is just being made is left alone. */

@@ -25,6 +25,7 @@
 #include "snapshot/details.h"
 #include "snapshot/guard.h"
 #include "snapshot/isolate.h"
+#include "snapshot/links.h"
 #include "snapshot/session.h"
 #include "snapshot/skeleton.h"
 #include "snapshot/snapshot.h"
@@ -122,10 +123,12 @@ static int images(void *context, struct rewarm_error *err)
     char *keys[3];
     size_t key_count = 0;
     plan_stdio(r, keys, &key_count);
+    rewarm_auto_free char *suffix = rewarm_links_suffix(&r->session);
     const struct rewarm_image_edit_options options = {
         .skip_keys = keys,
         .skip_count = key_count,
-        .fresh_ports = (r->options->isolate & REWARM_ISOLATE_NET) == 0};
+        .fresh_ports = (r->options->isolate & REWARM_ISOLATE_NET) == 0,
+        .link_suffix = suffix};
     struct rewarm_image_edits edits = {0};
     int result = rewarm_image_edit_for_restore(r->images_dirfd, &options, &edits, err);
     if (result == 0)
@@ -133,7 +136,15 @@ static int images(void *context, struct rewarm_error *err)
                        "files moved to their end, %u made anew",
                        edits.tcp_kept, edits.tcp_moved, edits.tcp_closed, edits.files_moved_to_end,
                        edits.files_created);
+    if (result == 0)
+        result = rewarm_links_make(r->details, &r->session, err);
     return result;
+}
+
+static void unlink_links(void *context)
+{
+    struct rewarm_restore *r = context;
+    rewarm_links_remove(r->details, &r->session);
 }
 
 static int get_chunk(void *context, uint32_t chunk, void *buffer, struct rewarm_error *err)
@@ -226,11 +237,12 @@ static int running(void *context, struct rewarm_error *err)
     struct rewarm_restore *r = context;
     (void)err;
     r->result.running_ns = rewarm_time_now_ns() - r->start_ns;
+    unlink_links(r); /* CRIU deletes those that it has opened */
     return 0;
 }
 
 static const struct rewarm_stage stages[] = {
-    {"open", open_snapshot, NULL}, {"claim", claim, unclaim},    {"images", images, NULL},
+    {"open", open_snapshot, NULL}, {"claim", claim, unclaim},    {"images", images, unlink_links},
     {"filler", filler, unfill},    {"skeleton", skeleton, NULL}, {"running", running, NULL},
 };
 

@@ -11,11 +11,13 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/random.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 
 #include "base/clean.h"
 #include "base/fs.h"
@@ -74,9 +76,24 @@ static int lock_file(struct rewarm_run_lock *lock, struct rewarm_error *err)
         if (flock(lock->fd, LOCK_EX | LOCK_NB) != 0)
             return rewarm_error_set(err, REWARM_E_BUSY, 0, "%s is locked", lock->file);
         if (fstatat(lock->dirfd, lock->file, &named, 0) == 0 && named.st_ino == opened.st_ino)
-            return 0;
+            return dprintf(lock->fd, "%d\n", (int)getpid()) > 0
+                       ? 0
+                       : rewarm_error_errno(err, "writing the lock %s", lock->file);
         close(lock->fd);
     }
+}
+
+void rewarm_run_lock_await(const char *name, uint64_t deadline_ns)
+{
+    rewarm_auto_fd int dirfd = -1;
+    rewarm_auto_free char *text = NULL;
+    if (rewarm_run_dir("locks", &dirfd, NULL) != 0 ||
+        rewarm_fs_read_file(dirfd, name, 64, &text, NULL, NULL) != 0)
+        return;
+    rewarm_auto_fd int pidfd = (int)syscall(SYS_pidfd_open, atoi(text), 0);
+    struct pollfd poll_fd = {.fd = pidfd, .events = POLLIN};
+    if (pidfd >= 0)
+        poll(&poll_fd, 1, rewarm_time_poll_ms(deadline_ns));
 }
 
 int rewarm_run_lock(const char *name, struct rewarm_run_lock *lock, struct rewarm_error *err)
@@ -195,6 +212,18 @@ static bool copy_string(const json_t *object, const char *key, char *out, size_t
     return true;
 }
 
+static void apply_path(struct rewarm_journal *journal, const char *role, const char *path)
+{
+    if (role != NULL && strcmp(role, "link") == 0) {
+        journal->links =
+            rewarm_mem_resize(journal->links, journal->link_count + 1, sizeof(*journal->links));
+        journal->links[journal->link_count++] = rewarm_str_dup(path);
+    } else {
+        free(journal->staging);
+        journal->staging = rewarm_str_dup(path);
+    }
+}
+
 static bool apply_line(struct rewarm_journal *journal, size_t *capacity, const json_t *line)
 {
     if (json_object_get(line, "verb") != NULL)
@@ -204,8 +233,7 @@ static bool apply_line(struct rewarm_journal *journal, size_t *capacity, const j
         return copy_string(line, "stage", journal->stage, sizeof(journal->stage));
     const char *path = json_string_value(json_object_get(line, "value"));
     if (path != NULL) {
-        free(journal->staging);
-        journal->staging = rewarm_str_dup(path);
+        apply_path(journal, json_string_value(json_object_get(line, "path")), path);
         return true;
     }
     struct rewarm_journal_process process = {0};
@@ -249,6 +277,9 @@ int rewarm_journal_parse(const char *text, size_t bytes, struct rewarm_journal *
 void rewarm_journal_fini(struct rewarm_journal *journal)
 {
     free(journal->staging);
+    for (size_t i = 0; i < journal->link_count; i++)
+        free(journal->links[i]);
+    free(journal->links);
     free(journal->processes);
     *journal = (struct rewarm_journal){0};
 }

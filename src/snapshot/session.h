@@ -48,6 +48,8 @@ struct rewarm_journal {
     char name[129];
     char stage[32]; /* the last one begun */
     char *staging;  /* of the store, or NULL */
+    char **links;   /* of links.h; unsorted */
+    size_t link_count;
     struct rewarm_journal_process *processes;
     size_t process_count;
 };
@@ -65,6 +67,8 @@ struct rewarm_run_lock {
 
 /* REWARM_E_BUSY when somebody has it. */
 int rewarm_run_lock(const char *name, struct rewarm_run_lock *lock, struct rewarm_error *err);
+/* Waits until whoever has it has ended. */
+void rewarm_run_lock_await(const char *name, uint64_t deadline_ns);
 /* Lets go and removes the file. Idempotent. */
 void rewarm_run_unlock(struct rewarm_run_lock *lock);
 
