@@ -557,8 +557,8 @@ int rewarm_supervise(const struct rewarm_supervise *plan, int *ret_exit_status,
     if (result != 0)
         announce(&s, result, err);
     rewarm_restore_free(s.restore);
-    rewarm_stdio_close(&s.stdio);
     rewarm_register_release(&s.reg);
+    rewarm_stdio_close(&s.stdio);
     rewarm_clean_fd(&s.signal_fd);
     rewarm_clean_fd(&s.timer_fd);
     json_decref(s.identity);

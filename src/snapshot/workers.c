@@ -16,6 +16,9 @@
 /* A command line and digests of its environment are in it. */
 #define WORKER_LIMIT ((size_t)4 << 20)
 
+/* How long a supervisor may take from its worker's end to its own. */
+static const uint64_t supervisor_end_ns = 2 * REWARM_NS_PER_S;
+
 static bool parse_worker(const char *text, size_t bytes, struct rewarm_worker *ret_worker)
 {
     json_t *object = json_loadb(text, bytes, 0, NULL);
@@ -101,20 +104,44 @@ int rewarm_workers_list(struct rewarm_worker **ret_workers, size_t *ret_count,
     return 0;
 }
 
-/* A worker can outlive its supervisor: its name stays taken. */
-static int check_orphan(const char *name, struct rewarm_error *err)
+/* The living worker `name`, if there is one. */
+static int find_worker(const char *name, pid_t *ret_pid, struct rewarm_error *err)
 {
     struct rewarm_worker *workers = NULL;
     size_t count = 0;
+    *ret_pid = 0;
     int result = rewarm_workers_list(&workers, &count, err);
     for (size_t i = 0; result == 0 && i < count; i++) {
         if (strcmp(workers[i].name, name) == 0)
-            result = rewarm_error_set(err, REWARM_E_BUSY, 0,
-                                      "worker %s still runs as process %d, although its supervisor "
-                                      "was killed: end it first (kill %d)",
-                                      name, (int)workers[i].pid, (int)workers[i].pid);
+            *ret_pid = workers[i].pid;
     }
-    rewarm_workers_free(workers, count);
+    if (result == 0)
+        rewarm_workers_free(workers, count);
+    return result;
+}
+
+static int take_name(const char *name, struct rewarm_run_lock *lock, struct rewarm_error *err)
+{
+    rewarm_auto_free char *file = rewarm_str_format("worker-%s", name);
+    pid_t pid = 0;
+    int result = find_worker(name, &pid, err);
+    if (result != 0)
+        return result;
+    result = rewarm_run_lock(file, lock, err);
+    if (result == -REWARM_E_BUSY && pid == 0) {
+        /* The worker has ended, its supervisor is about to. */
+        rewarm_error_clear(err);
+        rewarm_run_lock_await(file, rewarm_time_now_ns() + supervisor_end_ns);
+        result = rewarm_run_lock(file, lock, err);
+    }
+    if (result == -REWARM_E_BUSY)
+        return rewarm_error_wrap(err, "worker %s is running already ('rewarm ps' shows it)", name);
+    /* A worker can outlive a killed supervisor: its name stays taken. */
+    if (result == 0 && pid != 0)
+        return rewarm_error_set(err, REWARM_E_BUSY, 0,
+                                "worker %s still runs as process %d, although its supervisor was "
+                                "killed: end it first (kill %d)",
+                                name, (int)pid, (int)pid);
     return result;
 }
 
@@ -127,12 +154,7 @@ int rewarm_register_claim(const char *name, struct rewarm_register *ret_register
         result = rewarm_run_dir("workers", &reg.dirfd, err);
     if (result != 0)
         return result;
-    rewarm_auto_free char *lock = rewarm_str_format("worker-%s", name);
-    result = rewarm_run_lock(lock, &reg.lock, err);
-    if (result == -REWARM_E_BUSY)
-        rewarm_error_wrap(err, "worker %s is running already ('rewarm ps' shows it)", name);
-    if (result == 0)
-        result = check_orphan(name, err);
+    result = take_name(name, &reg.lock, err);
     if (result != 0) {
         rewarm_run_unlock(&reg.lock);
         rewarm_clean_fd(&reg.dirfd);
