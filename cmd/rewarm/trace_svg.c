@@ -183,7 +183,8 @@ static char *rate_text(uint64_t bytes, uint64_t ns, char out[64])
 
 static double x_of(const struct chart *chart, uint64_t ns)
 {
-    return PLOT_X + (double)PLOT_WIDTH * (double)(ns - chart->start_ns) / (double)chart->length_ns;
+    return (double)PLOT_X +
+           (double)PLOT_WIDTH * (double)(ns - chart->start_ns) / (double)chart->length_ns;
 }
 
 /* 1, 2 or 5 times a power of ten, for 4 to 10 ticks. */
@@ -203,7 +204,7 @@ static void draw_axis(FILE *out, const struct chart *chart)
     unsigned top = chart->y + HEAD - 10;
     unsigned bottom = chart->y + chart->height - TAIL;
     for (double at = 0.0; at <= (double)chart->length_ns; at += step) {
-        double x = PLOT_X + (double)PLOT_WIDTH * at / (double)chart->length_ns;
+        double x = (double)PLOT_X + (double)PLOT_WIDTH * at / (double)chart->length_ns;
         char text[32];
         if (at <= 0.0)
             snprintf(text, sizeof(text), "0");
