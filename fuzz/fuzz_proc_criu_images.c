@@ -104,6 +104,50 @@ static void edit_files(const uint8_t *data, size_t bytes)
     free(first.pipe_ids);
 }
 
+static int pick(void *context, const struct sockaddr *address, uint16_t *ret_port)
+{
+    (void)address;
+    *ret_port = (*(uint16_t *)context)++;
+    return 0;
+}
+
+static void forget(void *context, const struct sockaddr *address)
+{
+    (void)context, (void)address;
+}
+
+/* What was written is good, and is edited again without harm. */
+static void edit_ports(const uint8_t *data, size_t bytes)
+{
+    static const uint32_t links[] = {11, 33};
+    uint16_t next = 40000;
+    const struct rewarm_image_disk disk = {look, create, NULL};
+    const struct rewarm_image_ports ports = {pick, forget, &next};
+    struct rewarm_image_edit edit = {
+        .links = links, .link_count = 2, .link_suffix = ".1", .disk = &disk, .ports = &ports};
+    struct rewarm_image_edited first, second;
+    if (rewarm_image_edit_files(data, bytes, &edit, &first, NULL) != 0)
+        return;
+    if (first.data != NULL) {
+        if (rewarm_image_edit_files(first.data, first.bytes, &edit, &second, NULL) != 0 ||
+            first.report.tcp_moved > first.report.tcp_kept)
+            abort();
+        free(second.data);
+        free(second.pipe_ids);
+    }
+    free(first.data);
+    free(first.pipe_ids);
+}
+
+static void parse_relinks(const uint8_t *data, size_t bytes)
+{
+    struct rewarm_image_relink *relinks = NULL;
+    size_t count = 0;
+    if (rewarm_image_parse_relinks(data, bytes, &relinks, &count, NULL) == 0 && count > bytes)
+        abort();
+    free(relinks);
+}
+
 static void edit_fdinfo(const uint8_t *data, size_t bytes)
 {
     static const uint32_t ids[] = {11, 33};
@@ -122,8 +166,8 @@ static void edit_fdinfo(const uint8_t *data, size_t bytes)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
 {
     static void (*const parsers[])(const uint8_t *, size_t) = {
-        parse_pagemap, parse_pstree, parse_core, parse_mm,
-        parse_files,   parse_remaps, edit_files, edit_fdinfo,
+        parse_pagemap, parse_pstree, parse_core,  parse_mm,   parse_files,
+        parse_remaps,  edit_files,   edit_fdinfo, edit_ports, parse_relinks,
     };
     if (bytes != 0)
         parsers[data[0] % (sizeof(parsers) / sizeof(parsers[0]))](data + 1, bytes - 1);

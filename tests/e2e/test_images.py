@@ -7,6 +7,7 @@ Each test dumps tests/data/criu/worker.py with the real CRIU, edits the images w
 
 import contextlib
 import ctypes
+import fcntl
 import json
 import os
 import pty
@@ -90,7 +91,7 @@ class Worker:
 
     def reap(self):
         """Waits for all that was killed, orphans too (we are their subreaper): the PIDs must be free."""
-        for pid in [*self.ready["children"], self.pid]:
+        for pid in [self.pid, *self.ready["children"]]:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, 0)
         self.process.returncode = -9
@@ -156,6 +157,44 @@ def test_tcp_per_socket(tmp_path):
             peer.send(b"anybody?")
             with pytest.raises(ConnectionResetError):
                 peer.recv(10)
+
+
+def kernel():
+    return tuple(int(word) for word in os.uname().release.split("-")[0].split(".")[:2])
+
+
+def time_wait(port):
+    """Connections of this local port that the kernel still remembers."""
+    lines = [line.split() for name in ("tcp", "tcp6") for line in open(f"/proc/net/{name}").readlines()[1:]]
+    return sum(line[1].endswith(f":{port:04X}") and line[3] == "06" for line in lines)
+
+
+@needs_criu
+@pytest.mark.parametrize("reuse", [True, False], ids=["reuseaddr", "no-reuseaddr"])
+def test_beside_time_wait(tmp_path, monkeypatch, reuse):
+    """A source that has just ended leaves TIME_WAIT at both ends: listeners, those they accepted and their clients are
+    restored beside that, whether or not the server set SO_REUSEADDR."""
+    if not reuse:
+        monkeypatch.setenv("NO_REUSEADDR", "1")
+    with worker_in(tmp_path) as worker:
+        assert worker.ask("pairs") == EVERY_PAIR
+        for name, host in (("v4", "127.0.0.1"), ("v6", "::1"), ("dual", "::1"), ("dual", "127.0.0.1")):
+            with socket.create_connection((host, worker.ready[name]), timeout=20) as peer:
+                peer.sendall(b"child\n")
+                while peer.recv(100):  # the server closes first: it is the one that must remember
+                    pass
+        worker.dump("--leave-running")
+        worker.end()
+        ports = [worker.ready[name] for name in ("v4", "v6", "dual")]
+        assert all(time_wait(port) for port in ports)
+        report = worker.edit("--fresh-ports")
+        assert (report["tcp_kept"], report["tcp_moved"], report["tcp_closed"]) == (10, 5, 2)
+        if not reuse and any(time_wait(port) for port in ports):
+            assert kernel() < (6, 12), "ended connections were not forgotten"
+            pytest.skip("this kernel does not forget connections")
+        worker.restore()
+        assert worker.ask("pairs") == dict.fromkeys(EVERY_PAIR, ["ping", "ping"])
+        assert worker.ask("child", "dual") == "CROSS"
 
 
 @needs_criu
@@ -472,10 +511,24 @@ def test_edit_like_pycriu(tmp_path):
         assert changed == {"isk": 2, "reg": 2, "pipe": 1}
 
 
+@contextlib.contextmanager
+def long_pipes():
+    """CRIU's pipes may be as long as it likes. The lock is rewarm's own (limits.c)."""
+    limit = Path("/proc/sys/fs/pipe-max-size")
+    with open(limit) as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        before = limit.read_text()
+        limit.write_text(str(32 << 20))
+        try:
+            yield
+        finally:
+            limit.write_text(before)
+
+
 @needs_criu
 def test_lazy_dump(tmp_path):
     """A dump with --lazy-pages marks what it left out, and what it left out is what an ordinary dump marks lazy."""
-    with worker_in(tmp_path) as worker:
+    with worker_in(tmp_path) as worker, long_pipes():
         worker.dump("--leave-running")
         ours, theirs = socket.socketpair()
         (tmp_path / "lazy").mkdir()

@@ -51,6 +51,16 @@ def copies_of(lab, worker, restored):
     return copies
 
 
+@pytest.mark.parametrize("family", [4, 6])
+def test_tcp_beside_the_living_source(lab, family):
+    """Connections of a tree with itself: source and copies have the host's network namespace, and ports of their own."""
+    worker = lab.start("tcp_pair", family, "closed")
+    lab.freeze(worker, stop=False)
+    copies = [lab.restore("snap", "--isolate", "pid", "--as", f"copy{i}", like=worker) for i in range(2)]
+    for number, one in enumerate([worker, *copies, worker]):
+        one.check(f"worker {number}")
+
+
 def test_copy_beside_the_living_source(lab):
     """--isolate pid: the PIDs are taken by the source, which goes on; the copy is right and is another process."""
     worker = lab.start("tree", 4)

@@ -47,6 +47,7 @@ PROGRAMS = [
     ("tcp-listener-v6", "tcp_listen", [6]),
     ("tcp-with-itself-v4", "tcp_pair", [4]),
     ("tcp-with-itself-v6", "tcp_pair", [6]),
+    ("tcp-with-itself-no-listener", "tcp_pair", [4, "closed"]),
     ("udp-v4", "udp", [4]),
     ("udp-v6", "udp", [6]),
     ("seccomp", "seccomp", []),

@@ -1,6 +1,6 @@
-/* tcp_pair DIR [4|6]: a TCP connection of the process with itself (as torch's TCPStore has), over
- * which two threads exchange sequence numbers all the time, and a second one with unread data in
- * it. No number may be lost or doubled. */
+/* tcp_pair DIR [4|6] [closed]: a TCP connection of the process with itself (as torch's TCPStore
+ * has), over which two threads exchange sequence numbers all the time, and a second one with unread
+ * data in it. No number may be lost or doubled. "closed": the listener has been closed. */
 #include "program.h"
 
 #include <arpa/inet.h>
@@ -90,6 +90,8 @@ int main(int argc, char **argv)
     busy = connect_pair();
     loaded = connect_pair();
     program_ok(send(loaded.client, "queued", 6, 0), "send");
+    if (strcmp(program_arg(3, ""), "closed") == 0)
+        close(listener);
     pthread_t threads[2];
     if (pthread_create(&threads[0], NULL, sender, NULL) != 0 ||
         pthread_create(&threads[1], NULL, receiver, NULL) != 0)

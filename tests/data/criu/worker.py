@@ -17,7 +17,7 @@ folder, outside4, outside6 = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 
 def listen(family, host, only6=True):
     listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int("NO_REUSEADDR" not in os.environ))
     if family == socket.AF_INET6:
         listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(only6))
     listener.bind((host, 0))

@@ -238,6 +238,34 @@ static int parse_pagemap(struct bytes *image, struct rewarm_error *err)
     return rc;
 }
 
+/* The three kinds of CRIU, of which only the first is a link. */
+static void test_relinks(void **state)
+{
+    (void)state;
+    struct bytes image = begin(REWARM_MAGIC_REMAP);
+    for (uint32_t type = 0; type < 3; type++) {
+        struct bytes entry = {NULL, 0, 0};
+        put_number(&entry, 1, 30 - type);
+        put_number(&entry, 2, 40 + type);
+        put_number(&entry, 3, type);
+        put_entry(&image, &entry);
+        free(entry.data);
+    }
+    struct rewarm_error err = REWARM_ERROR_INIT;
+    rewarm_auto_free struct rewarm_image_relink *relinks = NULL;
+    rewarm_auto_free uint32_t *ids = NULL;
+    size_t count = 0;
+    assert_int_equal(rewarm_image_parse_relinks(image.data, image.count, &relinks, &count, &err),
+                     0);
+    assert_int_equal(count, 1);
+    assert_int_equal(relinks[0].original_id, 30);
+    assert_int_equal(relinks[0].link_id, 40);
+    assert_int_equal(rewarm_image_parse_remaps(image.data, image.count, &ids, &count, &err), 0);
+    assert_int_equal(count, 3);
+    assert_int_equal(ids[0], 28);
+    free(image.data);
+}
+
 static void test_pagemap_many(void **state)
 {
     (void)state;
@@ -400,6 +428,7 @@ int main(void)
         cmocka_unit_test(test_mapped_files),
         cmocka_unit_test(test_inherit_keys),
         cmocka_unit_test(test_remaps),
+        cmocka_unit_test(test_relinks),
         cmocka_unit_test(test_pagemap_many),
         cmocka_unit_test(test_pagemap_old_and_new_fields),
         cmocka_unit_test(test_pagemap_impossible),

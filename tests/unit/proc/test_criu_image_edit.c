@@ -160,6 +160,167 @@ static void test_tcp(void **state)
     free(disk.image);
 }
 
+/* Ports 61000, 61000, 61001, ...: each is offered twice. */
+struct fake_ports {
+    unsigned picked, listeners;
+    int failure;
+};
+
+static int fake_pick(void *context, const struct sockaddr *address, uint16_t *ret_port)
+{
+    struct fake_ports *ports = context;
+    assert_true(address->sa_family == AF_INET || address->sa_family == AF_INET6);
+    *ret_port = (uint16_t)(61000 + ports->picked++ / 2);
+    return ports->failure;
+}
+
+static void fake_forget(void *context, const struct sockaddr *address)
+{
+    assert_true(address->sa_family == AF_INET || address->sa_family == AF_INET6);
+    ((struct fake_ports *)context)->listeners++;
+}
+
+static int edit_ports(struct fake_ports *ports, struct rewarm_image_edited *ret_edited,
+                      struct rewarm_error *err)
+{
+    static const uint32_t remaps[] = {32};
+    struct fake_disk disk = as_frozen;
+    struct rewarm_image_disk interface = {fake_look, fake_create, &disk};
+    struct rewarm_image_ports picker = {fake_pick, fake_forget, ports};
+    struct rewarm_image_edit request = {
+        .remaps = remaps, .remap_count = 1, .disk = &interface, .ports = &picker};
+    load(&disk);
+    int rc = rewarm_image_edit_files(disk.image, disk.image_bytes, &request, ret_edited, err);
+    free(disk.image);
+    return rc;
+}
+
+static uint64_t take_varint(const uint8_t **at)
+{
+    uint64_t value = 0;
+    for (unsigned shift = 0;; shift += 7) {
+        value |= (uint64_t)(**at & 127) << shift;
+        if ((*(*at)++ & 128) == 0)
+            return value;
+    }
+}
+
+/* The last value of a field of a message, or of its length if it is bytes, which begin at
+ * *ret_bytes then. 0 when there is none. */
+static uint64_t field(const uint8_t *message, size_t bytes, unsigned number,
+                      const uint8_t **ret_bytes)
+{
+    uint64_t found = 0;
+    for (const uint8_t *at = message; at < message + bytes;) {
+        uint64_t tag = take_varint(&at), value = take_varint(&at);
+        if (tag >> 3 == number) {
+            found = value;
+            if (ret_bytes != NULL)
+                *ret_bytes = at;
+        }
+        assert_true((tag & 7) == 0 || (tag & 7) == 2);
+        at += (tag & 7) == 2 ? value : 0;
+    }
+    return found;
+}
+
+/* Both ends of the five pairs agree on ports that differ; those of the servers are what they were.
+ */
+static void test_fresh_ports(void **state)
+{
+    (void)state;
+    struct fake_ports ports = {0};
+    struct rewarm_image_edited edited;
+    struct rewarm_error err = REWARM_ERROR_INIT;
+    assert_int_equal(edit_ports(&ports, &edited, &err), 0);
+    assert_int_equal(edited.report.tcp_kept, 10);
+    assert_int_equal(edited.report.tcp_closed, 2);
+    assert_int_equal(edited.report.tcp_moved, 5);
+    assert_int_equal(ports.listeners, 3);
+
+    struct rewarm_image_cursor cursor;
+    const uint8_t *message;
+    size_t bytes;
+    uint32_t listening[3], clients[5], servers[5][2];
+    size_t listener_count = 0, client_count = 0, server_count = 0;
+    assert_int_equal(rewarm_image_begin("files.img", edited.data, edited.bytes, REWARM_MAGIC_FILES,
+                                        &cursor, &err),
+                     0);
+    while (rewarm_image_next(&cursor, &message, &bytes, &err) == 1) {
+        const uint8_t *socket = NULL;
+        if (field(message, bytes, 1, NULL) != REWARM_FD_INET)
+            continue;
+        size_t socket_bytes = field(message, bytes, 4, &socket);
+        uint32_t from = (uint32_t)field(socket, socket_bytes, 7, NULL);
+        uint32_t to = (uint32_t)field(socket, socket_bytes, 8, NULL);
+        if (field(socket, socket_bytes, 6, NULL) == 10)
+            listening[listener_count++] = from;
+        else if (to != 0 && from >= 61000)
+            clients[client_count++] = from;
+        else if (to != 0)
+            memcpy(servers[server_count++], (uint32_t[]){from, to}, 8);
+    }
+    assert_int_equal(listener_count, 3);
+    assert_int_equal(client_count, 5);
+    assert_int_equal(server_count, 5);
+    for (size_t i = 0; i < 5; i++) {
+        size_t as_listener = 0, as_client = 0;
+        for (size_t k = 0; k < 3; k++)
+            as_listener += listening[k] == servers[i][0];
+        for (size_t k = 0; k < 5; k++)
+            as_client += clients[k] == servers[i][1];
+        assert_int_equal(as_listener, 1);
+        assert_int_equal(as_client, 1);
+    }
+    fini(&edited);
+}
+
+static void test_no_fresh_ports(void **state)
+{
+    (void)state;
+    struct fake_ports ports = {.failure = -EADDRINUSE};
+    struct rewarm_image_edited edited;
+    struct rewarm_error err = REWARM_ERROR_INIT;
+    assert_int_equal(edit_ports(&ports, &edited, &err), -REWARM_E_BUSY);
+}
+
+/* CRIU's own names for deleted files end in what the restore wants, and are not looked at. */
+static void test_link_suffix(void **state)
+{
+    (void)state;
+    struct fake_disk disk = as_frozen;
+    struct rewarm_image_edited edited;
+    struct rewarm_error err = REWARM_ERROR_INIT;
+    struct rewarm_image_file *files = NULL;
+    size_t count = 0, seen = 0;
+    load(&disk);
+    assert_int_equal(rewarm_image_parse_files(disk.image, disk.image_bytes, &files, &count, &err),
+                     0);
+    uint32_t data_id = 0;
+    for (size_t i = 0; i < count; i++)
+        if (files[i].path != NULL && strcmp(files[i].path, DATA) == 0)
+            data_id = files[i].id;
+    rewarm_image_files_free(files, count);
+    disk.data_bytes = -1;
+    static const uint32_t remaps[] = {32};
+    struct rewarm_image_disk interface = {fake_look, fake_create, &disk};
+    struct rewarm_image_edit request = {.remaps = remaps,
+                                        .remap_count = 1,
+                                        .links = &data_id,
+                                        .link_count = 1,
+                                        .link_suffix = ".one",
+                                        .disk = &interface};
+    assert_int_equal(rewarm_image_edit_files(disk.image, disk.image_bytes, &request, &edited, &err),
+                     0);
+    assert_int_equal(rewarm_image_parse_files(edited.data, edited.bytes, &files, &count, &err), 0);
+    for (size_t i = 0; i < count; i++)
+        seen += files[i].path != NULL && strcmp(files[i].path, DATA ".one") == 0;
+    assert_int_equal(seen, 1);
+    rewarm_image_files_free(files, count);
+    fini(&edited);
+    free(disk.image);
+}
+
 static void test_logs(void **state)
 {
     (void)state;
@@ -318,6 +479,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_tcp),
+        cmocka_unit_test(test_fresh_ports),
+        cmocka_unit_test(test_no_fresh_ports),
+        cmocka_unit_test(test_link_suffix),
         cmocka_unit_test(test_logs),
         cmocka_unit_test(test_append_log_gone),
         cmocka_unit_test(test_data_changed),

@@ -24,6 +24,8 @@ static void test_journal_round_trip(void **state)
     struct rewarm_error err = REWARM_ERROR_INIT;
     assert_int_equal(rewarm_session_open("freeze", "llm", &session, &err), 0);
     assert_int_equal(rewarm_session_note_path(&session, "staging", "/store/staging/x", &err), 0);
+    assert_int_equal(rewarm_session_note_path(&session, "link", "/dev/shm/link_remap.7.x", &err),
+                     0);
     assert_int_equal(rewarm_session_note_process(&session, "target", 1234, 99, &err), 0);
     assert_int_equal(rewarm_session_note_stage(&session, "dump", &err), 0);
     assert_int_equal(rewarm_session_note_stage(&session, "read", &err), 0);
@@ -42,6 +44,8 @@ static void test_journal_round_trip(void **state)
     assert_string_equal(journal.name, "llm");
     assert_string_equal(journal.stage, "read");
     assert_string_equal(journal.staging, "/store/staging/x");
+    assert_int_equal(journal.link_count, 1);
+    assert_string_equal(journal.links[0], "/dev/shm/link_remap.7.x");
     assert_int_equal(journal.process_count, 1);
     assert_string_equal(journal.processes[0].role, "target");
     assert_int_equal(journal.processes[0].pid, 1234);
