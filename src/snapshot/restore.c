@@ -167,6 +167,7 @@ static int filler(void *context, struct rewarm_error *err)
                                            .background = true};
     int result = rewarm_guard_start(&r->guard, &r->session, &r->lazy, err);
     r->skeleton.session = &r->session;
+    r->skeleton.root_pid = r->pids[0];
     r->skeleton.filler_pidfd = r->guard.filler_pidfd;
     return result;
 }

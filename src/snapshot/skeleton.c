@@ -4,15 +4,29 @@
 #include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "base/clean.h"
 #include "base/str.h"
 #include "base/time.h"
 #include "proc/criu.h"
+#include "proc/procfs.h"
 
 /* CRIU's own part takes milliseconds; it waits for nothing but page faults, which the filler
  * answers. */
 static const uint64_t restore_timeout_ns = 300 * REWARM_NS_PER_S;
+static const uint64_t stuck_timeout_ns = 2 * REWARM_NS_PER_S;
+static const int look_ms = 250;
+
+/* The root has been killed. As our child it is not seen by CRIU, which waits for it for ever; and
+ * as long as CRIU traces one of its threads, no SIGCHLD and no pidfd says so: its state has to be
+ * looked at. */
+static bool is_dead(pid_t root)
+{
+    struct rewarm_proc_stat stat;
+    return rewarm_proc_stat(root, &stat, NULL) == 0 && stat.ppid == getpid() &&
+           (stat.state == 'Z' || stat.state == 'X');
+}
 
 static int wait_criu(const struct rewarm_skeleton *skeleton, struct rewarm_criu_child *child,
                      struct rewarm_error *err)
@@ -20,19 +34,30 @@ static int wait_criu(const struct rewarm_skeleton *skeleton, struct rewarm_criu_
     uint64_t deadline = rewarm_time_now_ns() + restore_timeout_ns;
     struct pollfd fds[2] = {{.fd = child->pidfd, .events = POLLIN},
                             {.fd = skeleton->filler_pidfd, .events = POLLIN}};
-    int ready;
-    do {
-        ready = poll(fds, skeleton->filler_pidfd >= 0 ? 2 : 1, rewarm_time_poll_ms(deadline));
-    } while (ready < 0 && errno == EINTR);
-    /* A filler that is complete this early is fine; one that failed has killed CRIU. A killed one
-     * leaves CRIU waiting for pages: end it. The filler's error is the cause: the caller asks for
-     * it. */
-    if (fds[0].revents == 0 && fds[1].revents != 0) {
-        struct pollfd grace = fds[0];
-        if (poll(&grace, 1, 2000) == 0)
-            kill(child->pid, SIGKILL);
+    bool stuck = false;
+    while (fds[0].revents == 0 && rewarm_time_now_ns() < deadline) {
+        int left_ms = rewarm_time_poll_ms(deadline);
+        if (poll(fds, 2, left_ms < look_ms ? left_ms : look_ms) < 0 && errno != EINTR)
+            break;
+        if (stuck || fds[0].revents != 0 || (fds[1].revents == 0 && !is_dead(skeleton->root_pid)))
+            continue;
+        /* Most often CRIU notices by itself, and says why in its log. A filler also ends because it
+         * is complete. */
+        stuck = true;
+        fds[1].fd = -1;
+        deadline = rewarm_time_now_ns() + stuck_timeout_ns;
     }
-    return rewarm_criu_wait(child, deadline, err);
+    bool killed = fds[0].revents == 0;
+    if (killed)
+        kill(-child->pid, SIGKILL); /* its helpers too: it has a session of its own */
+    bool dead = is_dead(skeleton->root_pid);
+    int result = rewarm_criu_wait(child, rewarm_time_now_ns() + stuck_timeout_ns, err);
+    if (result != 0 && killed && dead) {
+        rewarm_error_clear(err);
+        result = rewarm_error_set(err, REWARM_E_LOST, 0,
+                                  "the worker was killed while it was being restored");
+    }
+    return result;
 }
 
 int rewarm_skeleton_restore(const struct rewarm_skeleton *skeleton,

@@ -3,6 +3,8 @@
 #ifndef REWARM_SNAPSHOT_SKELETON_H
 #define REWARM_SNAPSHOT_SKELETON_H
 
+#include <stdint.h>
+
 #include "base/error.h"
 #include "snapshot/guard.h"
 #include "snapshot/session.h"
@@ -16,6 +18,7 @@ struct rewarm_skeleton {
     struct rewarm_session *session; /* its folder has images/, and gets CRIU's log and pid file */
     struct rewarm_inherit inherit[3];
     size_t inherit_count;
+    int32_t root_pid; /* as a child of the caller; gives up when it dies */
     int filler_pidfd; /* gives up when the filler ends; -1: do not look */
 };
 
