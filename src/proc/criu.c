@@ -28,6 +28,7 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/pidfd.h>
 #include <sys/stat.h>
@@ -178,8 +179,12 @@ static bool is_program(const char *path)
 }
 
 /* Fills `criu` when `folder` is a bundle. */
-static bool use_bundle(struct rewarm_criu *criu, const char *folder)
+static bool use_bundle(struct rewarm_criu *criu, const char *named)
 {
+    /* CRIU does not stay in our working directory. */
+    rewarm_auto_free char *folder = realpath(named, NULL);
+    if (folder == NULL)
+        return false;
     rewarm_auto_free char *program = rewarm_str_format("%s/bin/criu", folder);
     if (!is_program(program))
         return false;

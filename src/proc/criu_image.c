@@ -9,6 +9,7 @@
 #include <endian.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "base/clean.h"
 #include "base/fs.h"
@@ -314,9 +315,13 @@ static int mapped_ids(int dirfd, struct id_list *list, struct rewarm_error *err)
         if (rc != 0)
             return rc;
         add_id(list, exe_id);
-        for (size_t j = 0; j < vma_count; j++)
-            if ((vmas[j].status & (VMA_FILE_PRIVATE | VMA_FILE_SHARED)) != 0)
+        for (size_t j = 0; j < vma_count; j++) {
+            /* What a process may write through a shared mapping is data, not a part of the program.
+             */
+            bool data = (vmas[j].status & VMA_FILE_SHARED) != 0 && (vmas[j].prot & PROT_WRITE) != 0;
+            if ((vmas[j].status & (VMA_FILE_PRIVATE | VMA_FILE_SHARED)) != 0 && !data)
                 add_id(list, (uint32_t)vmas[j].shmid);
+        }
     }
     if (list->count > 1)
         qsort(list->ids, list->count, sizeof(*list->ids), rewarm_image_compare_ids);

@@ -4,12 +4,14 @@
  * started for its own checks. */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <linux/userfaultfd.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
 #include <sys/utsname.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include "base/clean.h"
@@ -212,6 +214,21 @@ static void check_userfaultfd(const char *store_path, struct rewarm_doctor_line 
                       access("/dev/userfaultfd", R_OK | W_OK) == 0 ? "; /dev/userfaultfd too" : "");
 }
 
+/* CRIU keeps what it has found out about the kernel in /run, if that goes away with the kernel. */
+static void check_criu_cache(const char *store_path, struct rewarm_doctor_line *line)
+{
+    (void)store_path;
+    struct statfs fs;
+    if (statfs("/run", &fs) == 0 && fs.f_type == TMPFS_MAGIC) {
+        rewarm_doctor_say(line, REWARM_DOCTOR_OK, "/run is a tmpfs: CRIU probes the kernel once");
+        return;
+    }
+    rewarm_doctor_say(line, REWARM_DOCTOR_WARN,
+                      "/run is no tmpfs: CRIU probes the kernel each time");
+    rewarm_doctor_advise(line,
+                         "mount a tmpfs on /run: a freeze and a restore then take some 40 ms less");
+}
+
 static void check_pipes(const char *store_path, struct rewarm_doctor_line *line)
 {
     (void)store_path;
@@ -341,6 +358,7 @@ static const struct {
     {"criu", check_criu},
     {"criu check", check_criu_check},
     {"criu features", check_criu_features},
+    {"criu cache", check_criu_cache},
     {"pipes", check_pipes},
     {"io_uring", check_io_uring},
     {"memory", check_memory},

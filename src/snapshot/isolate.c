@@ -171,6 +171,9 @@ static _Noreturn void init_main(const struct rewarm_isolate *isolate, int report
     struct rewarm_skeleton skeleton = *isolate->skeleton;
     rewarm_trace_close();
     skeleton.filler_pidfd = -1; /* the supervisor looks, and kills us */
+    struct rewarm_session session = *skeleton.session;
+    session.journal_fd = -1; /* PIDs in here mean nothing outside */
+    skeleton.session = &session;
     int keep[6] = {report_fd, host_net, skeleton.session->dirfd};
     size_t kept = 3;
     for (size_t i = 0; i < skeleton.inherit_count; i++)
@@ -247,6 +250,7 @@ int rewarm_isolate_restore(const struct rewarm_isolate *isolate, pid_t *ret_init
         return rewarm_error_errno(err, "making namespaces for the copy");
     *ret_init = (pid_t)pid;
     atomic_store(&isolate->shared->init_pid, (int)pid);
+    rewarm_session_note_process(isolate->skeleton->session, "member", (pid_t)pid, 0, NULL);
     /* End of file: init has a result, or is dead. The filler's failure kills it. */
     struct pollfd fds[2] = {{.fd = result_fd, .events = POLLIN},
                             {.fd = isolate->skeleton->filler_pidfd, .events = POLLIN}};

@@ -92,6 +92,9 @@ int rewarm_skeleton_restore(const struct rewarm_skeleton *skeleton,
                                &child, err);
     if (result == 0) {
         atomic_store(&shared->criu_pid, (int)child.pid);
+        struct rewarm_proc_stat stat;
+        if (session->journal_fd >= 0 && rewarm_proc_stat(child.pid, &stat, NULL) == 0)
+            rewarm_session_note_process(skeleton->session, "criu", stat.pid, stat.starttime, NULL);
         result = wait_criu(skeleton, &child, err);
         atomic_store(&shared->criu_pid, 0);
     }
