@@ -163,11 +163,29 @@ static void edit_fdinfo(const uint8_t *data, size_t bytes)
     free(edited);
 }
 
+static void edit_mm(const uint8_t *data, size_t bytes)
+{
+    /* In and over the end of the private area of corpus/10-mm-memfd. */
+    static const struct rewarm_image_pages pages[] = {{0x1000, 1, 4},
+                                                      {0x7f6b9e290000ull, 2, 6},
+                                                      {0x7f6b9e292000ull, 1, 4},
+                                                      {0x7f6b9e29d000ull, 1 << 20, 4}};
+    uint8_t *edited = NULL, *again = NULL;
+    size_t edited_bytes = 0, again_bytes = 0;
+    if (rewarm_image_edit_mm("mm", data, bytes, pages, 4, &edited, &edited_bytes, NULL) == 0 &&
+        edited != NULL)
+        if (rewarm_image_edit_mm("mm", edited, edited_bytes, pages, 4, &again, &again_bytes,
+                                 NULL) != 0 ||
+            again != NULL)
+            abort();
+    free(edited);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
 {
     static void (*const parsers[])(const uint8_t *, size_t) = {
-        parse_pagemap, parse_pstree, parse_core,  parse_mm,   parse_files,
-        parse_remaps,  edit_files,   edit_fdinfo, edit_ports, parse_relinks,
+        parse_pagemap, parse_pstree, parse_core, parse_mm,      parse_files, parse_remaps,
+        edit_files,    edit_fdinfo,  edit_ports, parse_relinks, edit_mm,
     };
     if (bytes != 0)
         parsers[data[0] % (sizeof(parsers) / sizeof(parsers[0]))](data + 1, bytes - 1);

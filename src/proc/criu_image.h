@@ -97,6 +97,8 @@ void rewarm_image_links_free(struct rewarm_image_link *links, size_t count);
  * forgotten where it would keep them from being bound (see tcp_port.h);
  * - with `link_suffix` the names of rewarm_image_linked_files() get it at their end, so that no two
  *   restores share one.
+ * And private mappings of memfds are described so that CRIU can restore them lazily
+ * (criu_image_shmem.c).
  * Paths are looked up as the calling process sees them. Images are replaced atomically (0600), and
  * left alone when nothing had to change. Counts what was done into *ret_report (may be NULL). */
 struct rewarm_image_edit_options {

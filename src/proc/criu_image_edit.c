@@ -713,6 +713,8 @@ int rewarm_image_edit_for_restore(int dirfd, const struct rewarm_image_edit_opti
         rc = edit_tables(dirfd, pipe_ids, edited.pipe_count, err);
     if (rc == 0 && edited_data != NULL)
         rc = rewarm_fs_write_durable(dirfd, image_name, 0600, edited_data, edited.bytes, err);
+    if (rc == 0)
+        rc = rewarm_image_edit_shmem(dirfd, err);
     if (rc == 0 && ret_report != NULL)
         *ret_report = edited.report;
     return rc;

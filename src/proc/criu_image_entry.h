@@ -139,4 +139,13 @@ int rewarm_image_edit_fdinfo(const char *name, const void *data, size_t bytes,
                              const uint32_t *pipe_ids, size_t pipe_count, uint8_t **ret_data,
                              size_t *ret_bytes, struct rewarm_error *err);
 
+/* An edited memory image, in which areas that map a memfd privately are such as CRIU can restore
+ * lazily (see criu_image_shmem.c); `pages` is the process's page map. *ret_data as above. */
+int rewarm_image_edit_mm(const char *name, const void *data, size_t bytes,
+                         const struct rewarm_image_pages *pages, size_t page_count,
+                         uint8_t **ret_data, size_t *ret_bytes, struct rewarm_error *err);
+
+/* The same for every process of the image: a part of rewarm_image_edit_for_restore(). */
+int rewarm_image_edit_shmem(int dirfd, struct rewarm_error *err);
+
 #endif
