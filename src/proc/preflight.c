@@ -257,6 +257,19 @@ static int check_mapping(const struct rewarm_proc_stat *member, const struct rew
     return 0;
 }
 
+/* CRIU opens a process's program as a regular file. */
+static int check_program(const struct rewarm_proc_stat *member, struct rewarm_error *err)
+{
+    char path[64], target[128], why[256];
+    snprintf(path, sizeof(path), "/proc/%d/exe", (int)member->pid);
+    ssize_t length = readlink(path, target, sizeof(target) - 1);
+    target[length > 0 ? length : 0] = '\0';
+    if (!rewarm_str_starts(target, "/memfd:"))
+        return 0;
+    snprintf(why, sizeof(why), "its program is a memfd (%s), which can't be brought back", target);
+    return refuse(member, why, "run the program from a file", err);
+}
+
 static int check_mappings(const struct rewarm_proc_stat *member, struct rewarm_error *err)
 {
     struct rewarm_proc_vma *vmas = NULL;
@@ -316,6 +329,8 @@ static int check_member(const struct rewarm_preflight *preflight,
         result = check_tracer(member, err);
     if (result == 0)
         result = check_limits(member, err);
+    if (result == 0)
+        result = check_program(member, err);
     if (result == 0)
         result = check_mappings(member, err);
     if (result == 0)
