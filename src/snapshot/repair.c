@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
@@ -110,11 +111,16 @@ static void undo(const struct rewarm_journal *journal, int dirfd)
         rewarm_links_remove_path(journal->links[i]);
 }
 
-/* A folder whose owner died before it had a journal; one that is just being made is left alone. */
+/* A folder whose owner, PID in "VERB-PID-SALT", died before it had a journal. One that is just
+ * being made is left alone; should the PID be somebody else's by now, age decides. */
 static int remove_empty(int sessions, const char *id, int dirfd)
 {
     struct stat st;
-    if (dirfd < 0 || fstat(dirfd, &st) != 0 || time(NULL) - st.st_ctim.tv_sec < 60)
+    int pid = 0;
+    if (dirfd < 0 || fstat(dirfd, &st) != 0 || sscanf(id, "%*[a-z]-%d-", &pid) != 1)
+        return 0;
+    bool dead = pid > 0 && kill(pid, 0) != 0 && errno == ESRCH;
+    if (!dead && time(NULL) - st.st_ctim.tv_sec < 60)
         return 0;
     return rewarm_fs_remove_tree(sessions, id, NULL) == 0;
 }

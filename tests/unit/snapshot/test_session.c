@@ -111,6 +111,27 @@ static void test_repair(void **state)
     rewarm_session_close(&own);
 }
 
+/* Killed between making the folder and its journal: nobody's, unless it is just being made. */
+static void test_repair_before_the_journal(void **state)
+{
+    (void)state;
+    pid_t dead = fork();
+    if (dead == 0)
+        _exit(0);
+    waitpid(dead, NULL, 0);
+    int sessions = -1;
+    assert_int_equal(rewarm_run_dir("sessions", &sessions, NULL), 0);
+    rewarm_auto_free char *gone = rewarm_str_format("restore-%d-aa", (int)dead);
+    rewarm_auto_free char *made = rewarm_str_format("restore-%d-bb", (int)getpid());
+    assert_int_equal(mkdirat(sessions, gone, 0700), 0);
+    assert_int_equal(mkdirat(sessions, made, 0700), 0);
+    assert_int_equal(rewarm_repair(NULL, NULL), 1);
+    assert_int_not_equal(faccessat(sessions, gone, F_OK, 0), 0);
+    assert_int_equal(faccessat(sessions, made, F_OK, 0), 0);
+    assert_int_equal(unlinkat(sessions, made, AT_REMOVEDIR), 0);
+    close(sessions);
+}
+
 /* A half-restored member is killed by repair, but never a process that is older than the journal.
  */
 static void test_repair_kills_members_only(void **state)
@@ -209,6 +230,7 @@ int main(void)
         cmocka_unit_test(test_journal_round_trip),
         cmocka_unit_test(test_journal_nonsense),
         cmocka_unit_test(test_repair),
+        cmocka_unit_test(test_repair_before_the_journal),
         cmocka_unit_test(test_repair_kills_members_only),
         cmocka_unit_test(test_limits),
     };
