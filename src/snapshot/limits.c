@@ -16,7 +16,8 @@
 #define PIPE_MAX_SIZE "/proc/sys/fs/pipe-max-size"
 #define OLD_VALUE     "/run/rewarm-pipe-max-size"
 
-/* CRIU sets one pipe per 32768 pages or so; 8 MiB is refused in practice, 32 MiB never was (FACTS).
+/* CRIU sets one pipe per 32768 pages or so; 8 MiB is refused in practice, 32 MiB never was (tried
+ * with CRIU 4.3).
  */
 static const uint64_t wanted_bytes = 32u << 20;
 

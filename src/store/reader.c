@@ -1,12 +1,17 @@
 #include <fcntl.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/clean.h"
 #include "base/fs.h"
 #include "base/str.h"
+#include "io/parallel.h"
 #include "store/digest.h"
 #include "store/internal.h"
+
+/* From here on a blob is worth several threads. */
+#define PARALLEL_BYTES ((uint64_t)16 << 20)
 
 struct rewarm_store_reader {
     struct rewarm_loaded loaded;
@@ -90,6 +95,36 @@ int rewarm_store_reader_get(struct rewarm_store_reader *reader, uint32_t chunk, 
                              &reader->loaded.manifest.packs[entry->pack], buffer, err);
 }
 
+/* One blob on its way into a file, by several threads when it is large (shared memory is). */
+struct extraction {
+    struct rewarm_store_reader *reader;
+    const struct rewarm_blob *blob;
+    uint64_t *offsets; /* of each chunk in the file */
+    int fd;
+    atomic_size_t next;
+};
+
+static int extract_chunks(void *context, unsigned index, struct rewarm_error *err)
+{
+    struct extraction *extraction = context;
+    const struct rewarm_memmap *map = &extraction->reader->loaded.map;
+    const struct rewarm_blob *blob = extraction->blob;
+    uint8_t *buffer = rewarm_store_scratch(REWARM_SCRATCH_BLOB);
+    (void)index;
+    for (;;) {
+        size_t i = atomic_fetch_add(&extraction->next, 1);
+        if (i >= blob->chunks)
+            return 0;
+        uint32_t chunk = (uint32_t)(blob->first_chunk + i);
+        int result = rewarm_store_reader_get(extraction->reader, chunk, buffer, err);
+        if (result == 0)
+            result = rewarm_fs_pwrite_full(extraction->fd, buffer, map->chunks[chunk].raw_bytes,
+                                           extraction->offsets[i], blob->name, err);
+        if (result < 0)
+            return result;
+    }
+}
+
 int rewarm_store_reader_extract(struct rewarm_store_reader *reader, size_t index, int dirfd,
                                 struct rewarm_error *err)
 {
@@ -103,15 +138,13 @@ int rewarm_store_reader_extract(struct rewarm_store_reader *reader, size_t index
         openat(dirfd, blob->name, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (fd < 0)
         return rewarm_error_errno(err, "cannot create %s", blob->name);
-    uint8_t *buffer = rewarm_store_scratch(REWARM_SCRATCH_BLOB);
+    rewarm_auto_free uint64_t *offsets = rewarm_mem_new(blob->chunks, sizeof(*offsets));
+    uint64_t offset = 0;
     for (uint64_t i = 0; i < blob->chunks; i++) {
-        uint32_t chunk = (uint32_t)(blob->first_chunk + i);
-        int result = rewarm_store_reader_get(reader, chunk, buffer, err);
-        if (result == 0)
-            result =
-                rewarm_fs_write_full(fd, buffer, map->chunks[chunk].raw_bytes, blob->name, err);
-        if (result < 0)
-            return result;
+        offsets[i] = offset;
+        offset += map->chunks[blob->first_chunk + i].raw_bytes;
     }
-    return 0;
+    struct extraction extraction = {.reader = reader, .blob = blob, .offsets = offsets, .fd = fd};
+    unsigned threads = blob->bytes >= PARALLEL_BYTES ? rewarm_parallel_width() : 1;
+    return rewarm_parallel_run(threads, extract_chunks, &extraction, err);
 }

@@ -1,4 +1,4 @@
-"""EDGE_CASES, and the invariant of the design: rewarm, its filler or CRIU killed at random moments. The source
+"""The invariant of the design: rewarm, its filler or CRIU killed at random moments. The source
 serves on; a copy is whole or gone, never wrong; a later `rewarm` puts right what was left."""
 
 import os

@@ -1,4 +1,4 @@
-"""EDGE_CASES [proc], "Lazy memory": what the worker does to memory that is still coming in.
+"""Lazy memory: what the worker does to memory that is still coming in.
 
 `lazy_storm` never stops remapping, discarding, unmapping and forking, so it is restored in the middle of it;
 `lazy_go` does one thing in its first moments. Memory is checked at once (most of it comes by faults

@@ -1,4 +1,4 @@
-"""EDGE_CASES [proc]: what is refused, what changes between freeze and restore, and who may hold a PID or a port."""
+"""What is refused, what changes between freeze and restore, and who may hold a PID or a port."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""EDGE_CASES [proc]: every kind of process state has a test program; each is frozen and killed and
+"""Every kind of process state has a test program; each is frozen and killed and
 restored, and frozen with its source going on, and must find its state right both times."""
 
 import pytest

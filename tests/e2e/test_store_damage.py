@@ -1,4 +1,4 @@
-"""EDGE_CASES [store]: damaged and missing objects, no space, a read-only store, writers, readers and removal side by side."""
+"""The store: damaged and missing objects, no space, a read-only store, writers, readers and removal side by side."""
 
 import os
 import signal

@@ -152,6 +152,24 @@ static void test_dedup(void **state)
     free(found);
 }
 
+/* Shared memory makes large blobs: those are written by several threads, each chunk at its place.
+ */
+static void test_large_blob(void **state)
+{
+    struct fixture *fixture = *state;
+    struct rewarm_store_writer *writer;
+    struct rewarm_store_reader *reader;
+    size_t bytes = 80 * WINDOW + 4321;
+    write_source(fixture, "pages-2.img", bytes, 4000);
+    must(rewarm_store_writer_open(fixture->store, "large", &writer, &err));
+    must(rewarm_store_writer_put_blob(writer, fixture->source_fd, "pages-2.img", &err));
+    must(rewarm_store_writer_publish(writer, NULL, NULL, &err));
+    rewarm_store_writer_close(writer);
+    must(rewarm_store_reader_open(fixture->store, "large", &reader, &err));
+    check_blob(fixture, reader, 0, bytes, 4000);
+    rewarm_store_reader_close(reader);
+}
+
 /* A blob whose chunks are shared out of order: the chunk table needs copies of their records. */
 static void test_blob_of_shared_chunks(void **state)
 {
@@ -346,6 +364,7 @@ int main(void)
                                         fixture_teardown),
         cmocka_unit_test_setup_teardown(test_nothing_in_it, fixture_setup, fixture_teardown),
         cmocka_unit_test_setup_teardown(test_dedup, fixture_setup, fixture_teardown),
+        cmocka_unit_test_setup_teardown(test_large_blob, fixture_setup, fixture_teardown),
         cmocka_unit_test_setup_teardown(test_blob_of_shared_chunks, fixture_setup,
                                         fixture_teardown),
         cmocka_unit_test_setup_teardown(test_replace, fixture_setup, fixture_teardown),
