@@ -82,6 +82,16 @@ static void register_worker(struct supervisor *s, const char *state)
         rewarm_warn("%s", err.message);
 }
 
+static void leave_terminal(const struct supervisor *s)
+{
+    rewarm_auto_fd int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+    rewarm_auto_fd int log =
+        open(s->stdio.log != NULL ? s->stdio.log : "/dev/null", O_WRONLY | O_APPEND | O_CLOEXEC);
+    dup2(null, STDIN_FILENO);
+    dup2(log, STDOUT_FILENO);
+    dup2(log, STDERR_FILENO);
+}
+
 /* Up: whoever waits for a detached worker may go, and what we say from now on goes to its log. */
 static void announce(struct supervisor *s, int result, const struct rewarm_error *err)
 {
@@ -97,12 +107,8 @@ static void announce(struct supervisor *s, int result, const struct rewarm_error
         a->restored.result.root = s->root;
     a->exit_status = s->exit_status;
     a->result = result;
-    rewarm_auto_fd int log =
-        s->stdio.log != NULL ? open(s->stdio.log, O_WRONLY | O_APPEND | O_CLOEXEC) : -1;
-    rewarm_auto_fd int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-    dup2(null, STDIN_FILENO);
-    dup2(log >= 0 ? log : null, STDOUT_FILENO);
-    dup2(log >= 0 ? log : null, STDERR_FILENO);
+    if (s->plan->detached)
+        leave_terminal(s);
     close(s->plan->announce_fd);
 }
 
