@@ -246,6 +246,13 @@ static int finish(void *context, struct rewarm_error *err)
     struct freeze *f = context;
     if (!f->options->kill)
         return 0;
+    /* Whoever repairs after us ends what is left of the source: a tree without its root is not
+     * findable. */
+    for (size_t i = 0; i < f->pid_count; i++) {
+        struct rewarm_proc_stat stat;
+        if (rewarm_proc_stat(f->pids[i], &stat, NULL) == 0)
+            rewarm_session_note_process(&f->session, "source", stat.pid, stat.starttime, NULL);
+    }
     /* Stopped by CRIU, a process still dies of SIGKILL: it never runs again. But its threads stay
      * zombies for as long as CRIU traces them, so the end can only be waited for once CRIU, with
      * nobody to let go, has left. */

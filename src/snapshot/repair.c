@@ -2,9 +2,9 @@
  * begun is undone.
  *
  * freeze: CRIU notices that its peer has gone and lets the tree run by itself; it is given time for
- * that, then ended; members that are still stopped are continued. restore: CRIU and every member of
- * the half-restored tree that started after the journal is killed (usually the filler has done so
- * already). */
+ * that, then ended; members that are still stopped are continued, unless --kill had begun to end
+ * the source: then that is completed. restore: CRIU and every member of the half-restored tree that
+ * started after the journal is killed (usually the filler has done so already). */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -106,6 +106,10 @@ static void undo(const struct rewarm_journal *journal, int dirfd)
             continue_tree(process);
         if (!freeze && strcmp(process->role, "member") == 0)
             kill_member(process, made_ticks);
+        if (freeze && strcmp(process->role, "source") == 0 &&
+            rewarm_proc_alive(process->pid, process->starttime))
+            rewarm_proc_kill_tree(process->pid, process->starttime,
+                                  rewarm_time_now_ns() + 10 * REWARM_NS_PER_S, NULL);
     }
     for (size_t i = 0; i < journal->link_count; i++)
         rewarm_links_remove_path(journal->links[i]);

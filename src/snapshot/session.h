@@ -39,7 +39,7 @@ void rewarm_session_close(struct rewarm_session *session);
 /* What a journal says. Lines that do not parse end it (a crash may have cut the last one). */
 #define REWARM_JOURNAL_PROCESSES 4096
 struct rewarm_journal_process {
-    char role[16]; /* "target", "criu", "member", "init" */
+    char role[16]; /* "target", "criu", "member", "source" */
     pid_t pid;
     uint64_t starttime; /* 0: not known when it was written */
 };
