@@ -223,7 +223,10 @@ static int skeleton(void *context, struct rewarm_error *err)
         result = rewarm_skeleton_restore(&r->skeleton, shared, err);
         r->result.root = result == 0 ? r->pids[0] : 0;
     }
-    if (result == 0 || waitpid(r->guard.filler, NULL, WNOHANG | WNOWAIT) == 0)
+    siginfo_t filler = {0};
+    if (result == 0 ||
+        waitid(P_PID, (id_t)r->guard.filler, &filler, WEXITED | WNOHANG | WNOWAIT) != 0 ||
+        filler.si_pid == 0)
         return result;
     /* The filler ended first: its error is the cause, and CRIU's the consequence. Unless all it has
      * to say is that CRIU left. */
