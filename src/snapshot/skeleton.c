@@ -4,6 +4,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/clean.h"
@@ -50,9 +51,13 @@ static int wait_criu(const struct rewarm_skeleton *skeleton, struct rewarm_criu_
     bool killed = fds[0].revents == 0;
     if (killed)
         kill(-child->pid, SIGKILL); /* its helpers too: it has a session of its own */
+    /* CRIU 4.3 can also crash over it. */
+    siginfo_t end = {0};
+    bool crashed = waitid(P_PID, (id_t)child->pid, &end, WEXITED | WNOHANG | WNOWAIT) == 0 &&
+                   end.si_pid != 0 && end.si_code != CLD_EXITED;
     bool dead = is_dead(skeleton->root_pid);
     int result = rewarm_criu_wait(child, rewarm_time_now_ns() + stuck_timeout_ns, err);
-    if (result != 0 && killed && dead) {
+    if (result != 0 && (killed || crashed) && dead) {
         rewarm_error_clear(err);
         result = rewarm_error_set(err, REWARM_E_LOST, 0,
                                   "the worker was killed while it was being restored");
