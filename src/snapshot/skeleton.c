@@ -56,6 +56,10 @@ static int wait_criu(const struct rewarm_skeleton *skeleton, struct rewarm_criu_
     bool crashed = waitid(P_PID, (id_t)child->pid, &end, WEXITED | WNOHANG | WNOWAIT) == 0 &&
                    end.si_pid != 0 && end.si_code != CLD_EXITED;
     bool dead = is_dead(skeleton->root_pid);
+    for (int i = 0; crashed && !dead && i < 20; i++) { /* it may be still on its way out */
+        poll(NULL, 0, 10);
+        dead = is_dead(skeleton->root_pid);
+    }
     int result = rewarm_criu_wait(child, rewarm_time_now_ns() + stuck_timeout_ns, err);
     if (result != 0 && (killed || crashed) && dead) {
         rewarm_error_clear(err);
