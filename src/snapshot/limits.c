@@ -58,9 +58,16 @@ static int open_lock(void)
 /* With the lock held exclusively: notes the old value, unless one is noted, and raises. */
 static int raise_locked(uint64_t now, struct rewarm_error *err)
 {
-    if (access(OLD_VALUE, F_OK) != 0) {
+    uint64_t noted = 0;
+    if (!read_number(AT_FDCWD, OLD_VALUE, &noted)) {
+        /* In place, as we have the lock: one that was cut short says that nothing was raised yet.
+         */
         rewarm_auto_free char *text = rewarm_str_format("%llu\n", (unsigned long long)now);
-        int result = rewarm_fs_write_durable(AT_FDCWD, OLD_VALUE, 0600, text, strlen(text), err);
+        rewarm_auto_fd int fd =
+            open(OLD_VALUE, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+        if (fd < 0)
+            return rewarm_error_errno(err, "creating %s", OLD_VALUE);
+        int result = rewarm_fs_write_full(fd, text, strlen(text), OLD_VALUE, err);
         if (result != 0)
             return result;
     }
@@ -101,9 +108,9 @@ int rewarm_limits_raise(struct rewarm_limits *limits, struct rewarm_error *err)
 static int put_back(int fd)
 {
     uint64_t old = 0;
-    if (flock(fd, LOCK_EX | LOCK_NB) != 0 || !read_number(AT_FDCWD, OLD_VALUE, &old))
-        return 0; /* others still need it raised, or it was not raised by us */
-    if (!write_number(PIPE_MAX_SIZE, old))
+    if (flock(fd, LOCK_EX | LOCK_NB) != 0)
+        return 0; /* others still need it raised */
+    if (read_number(AT_FDCWD, OLD_VALUE, &old) && !write_number(PIPE_MAX_SIZE, old))
         rewarm_warn("can't set %s back to %llu", PIPE_MAX_SIZE, (unsigned long long)old);
     return unlink(OLD_VALUE) == 0;
 }
