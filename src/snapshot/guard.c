@@ -134,6 +134,7 @@ static _Noreturn void filler_main(struct rewarm_guard *guard, struct rewarm_sess
         _exit(0);
     }
     guard->shared->filler_error = err;
+    atomic_store(&guard->shared->failed, 1);
     rewarm_guard_kill_tree(guard);
     if (supervisor_died(guard))
         rewarm_session_close(session);

@@ -22,7 +22,8 @@ struct rewarm_guard_shared {
     atomic_int complete; /* every page is in the tree */
     atomic_uint_fast64_t done_bytes, total_bytes;
     struct rewarm_lazy_stats stats;   /* valid once complete */
-    struct rewarm_error filler_error; /* valid once the filler has ended incomplete */
+    struct rewarm_error filler_error; /* valid once `failed` */
+    atomic_int failed; /* the filler gives up: it kills CRIU and the tree, and ends */
     /* What has to be killed if the fill fails. 0: not started. */
     atomic_int criu_pid, root_pid, init_pid;
     /* Of the namespace's init (isolate.c). */

@@ -224,9 +224,9 @@ static int skeleton(void *context, struct rewarm_error *err)
         r->result.root = result == 0 ? r->pids[0] : 0;
     }
     siginfo_t filler = {0};
-    if (result == 0 ||
-        waitid(P_PID, (id_t)r->guard.filler, &filler, WEXITED | WNOHANG | WNOWAIT) != 0 ||
-        filler.si_pid == 0)
+    bool ended = waitid(P_PID, (id_t)r->guard.filler, &filler, WEXITED | WNOHANG | WNOWAIT) == 0 &&
+                 filler.si_pid != 0;
+    if (result == 0 || (!ended && atomic_load(&shared->failed) == 0))
         return result;
     /* The filler ended first: its error is the cause, and CRIU's the consequence. Unless all it has
      * to say is that CRIU left. */
