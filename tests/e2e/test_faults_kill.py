@@ -3,6 +3,7 @@ serves on; a copy is whole or gone, never wrong; a later `rewarm` puts right wha
 
 import os
 import random
+import re
 import signal
 import time
 from pathlib import Path
@@ -76,7 +77,7 @@ def whole_or_gone(copy, seconds=15):
 
 @pytest.mark.parametrize("stop", [False, True], ids=["leave-running", "kill"])
 def test_freeze_killed(lab, stop):
-    """kill -9 of rewarm at every stage of a freeze leaves the worker serving; with --kill it may have ended only if the
+    """kill -9 of rewarm at random moments of a freeze leaves the worker serving; with --kill it may have ended only if the
     snapshot is there. A later call repairs: stopped tree, staging, limits."""
     worker = lab.start("cow_workers", MIB // 4)
     limit = pipe_limit()
@@ -186,6 +187,35 @@ def end_copy(lab, process, copy):
     until(all_gone, 10, f"the end of all of {[(pid, stat_of(pid)) for pid in lab.tree]}")
 
 
+def stages(table):
+    """The stages of a pipeline, read from its table: a new one is tested by itself."""
+    source = Path(__file__).parents[2] / "src/snapshot" / table
+    rows = source.read_text().split("static const struct rewarm_stage stages[] = {")[1].split("};")[0]
+    return re.findall(r'\{"([a-z]+)",', rows)
+
+
+def killed_at(lab, verb, stage, point, *args):
+    """Runs `rewarm VERB ARGS`, which kills itself with SIGKILL when STAGE begins, or when it has ended."""
+    process = lab.popen_cli(verb, *args, env=dict(lab.environment, REWARM_FAULT=f"{verb}/{stage}{point}"))
+    assert process.wait(30) == -signal.SIGKILL, f"{verb} was not killed at {stage}{point}"
+
+
+def test_freeze_killed_at_every_stage(lab):
+    """kill -9 of rewarm at the beginning and the end of every stage of a freeze: the worker serves on, nothing stays."""
+    worker = lab.start("cow_workers", MIB // 12)
+    limit = pipe_limit()
+    found = stages("freeze.c")
+    assert {"preflight", "dump", "read", "release", "publish"} <= set(found)
+    for stage in found:
+        for point in ("", "/end"):
+            killed_at(lab, "freeze", stage, point, worker.pid, "--as", "snap")
+            lab.ps()  # repairs
+            worker.check(f"source after a kill at {stage}{point}", 15)
+            nothing_left(lab)
+            until(lambda: pipe_limit() == limit, 5, f"fs.pipe-max-size back at {limit}")
+            assert "snap" not in lab.snapshots() or lab.cli("verify", "snap").returncode == 0
+
+
 @pytest.fixture
 def snapshot(lab):
     worker = lab.start("cow_workers", MIB // 4)
@@ -201,7 +231,7 @@ def snapshot(lab):
 
 
 def test_restore_killed(lab, snapshot):
-    """kill -9 of rewarm at every stage of a restore: the tree is gone or whole, never half, never wrong."""
+    """kill -9 of rewarm at random moments of a restore: the tree is gone or whole, never half, never wrong."""
     outcomes = []
     for moment in MOMENTS:
         process, copy = start_restore(lab, snapshot)
@@ -220,6 +250,24 @@ def test_restore_killed(lab, snapshot):
     lab.until_whole(process)
     copy.check("restored after all this")
     end_copy(lab, process, copy)
+
+
+def test_restore_killed_at_every_stage(lab, snapshot):
+    """kill -9 of rewarm at the beginning and the end of every stage of a restore leaves no half-restored tree."""
+    found = stages("restore.c")
+    assert {"open", "images", "filler", "skeleton", "running"} <= set(found)
+    for stage in found:
+        for point in ("", "/end"):
+            killed_at(lab, "restore", stage, point, "snap")
+            copy = Worker(snapshot.folder, snapshot.pid)
+            lab.workers.append(copy)
+            time.sleep(0.3)
+            outcome = whole_or_gone(copy) if alive(copy.pid) else "gone"
+            lab.ps()  # repairs
+            if outcome == "gone":
+                until(lambda: not running(lab, "cow_workers"), 5, "a half-restored tree's end")
+            end_copy(lab, None, copy)
+            nothing_left(lab)
 
 
 def test_filler_killed(lab, snapshot):
