@@ -132,11 +132,10 @@ int rewarm_host_check_privileges(struct rewarm_error *err)
             "root, or with them (setpriv --inh-caps and --ambient-caps)",
             (unsigned)geteuid(), privileges.missing);
     if (!privileges.root && privileges.bounding_cut)
-        return rewarm_error_set(
-            err, REWARM_E_PERMISSION, 0,
-            "the capability bounding set of this session is cut, and CRIU can't "
-            "restore under it for user %u: run rewarm as root",
-            (unsigned)geteuid());
+        return rewarm_error_set(err, REWARM_E_PERMISSION, 0,
+                                "the capability bounding set here is cut, and CRIU can't "
+                                "restore under it for user %u: run rewarm as root",
+                                (unsigned)geteuid());
     uint64_t pipe_bytes = 0;
     if (!privileges.root && !privileges.resource &&
         (!rewarm_host_read_number("/proc/sys/fs/pipe-max-size", &pipe_bytes) ||

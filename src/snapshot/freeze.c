@@ -30,6 +30,7 @@
 #include "snapshot/session.h"
 #include "snapshot/snapshot.h"
 #include "snapshot/stage.h"
+#include "snapshot/traces.h"
 
 struct freeze {
     struct rewarm_store *store;
@@ -269,17 +270,6 @@ static const struct rewarm_stage stages[] = {
     {"store", store_all, NULL},     {"publish", publish, NULL},  {"finish", finish, NULL},
 };
 
-/* The trace of the last freeze of each name is kept in RUN/traces. */
-static void open_trace(const char *name)
-{
-    rewarm_auto_fd int traces = -1;
-    rewarm_auto_free char *file = rewarm_str_format("%s.freeze", name);
-    if (rewarm_str_check_name(name, NULL) != 0 || rewarm_run_dir("traces", &traces, NULL) != 0)
-        return;
-    unlinkat(traces, file, 0);
-    rewarm_trace_open(traces, file, NULL);
-}
-
 int rewarm_freeze(struct rewarm_store *store, const struct rewarm_freeze_options *options,
                   struct rewarm_freeze_result *ret_result, struct rewarm_error *err)
 {
@@ -291,7 +281,7 @@ int rewarm_freeze(struct rewarm_store *store, const struct rewarm_freeze_options
                        .target = REWARM_RUN_LOCK_INIT,
                        .session = {.dirfd = -1, .journal_fd = -1}};
     uint64_t start = rewarm_time_now_ns();
-    open_trace(options->name);
+    rewarm_trace_begin(options->name, "freeze");
     int result = rewarm_stages_run("freeze", stages, sizeof(stages) / sizeof(stages[0]), &f.session,
                                    &f, &f.times, err);
     /* After success the same clean-up as after failure: what is durable stays. */

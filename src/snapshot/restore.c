@@ -30,6 +30,7 @@
 #include "snapshot/skeleton.h"
 #include "snapshot/snapshot.h"
 #include "snapshot/stage.h"
+#include "snapshot/traces.h"
 
 struct rewarm_restore {
     struct rewarm_store *store;
@@ -250,16 +251,6 @@ static const struct rewarm_stage stages[] = {
     {"filler", filler, unfill},    {"skeleton", skeleton, NULL}, {"running", running, NULL},
 };
 
-static void open_trace(const char *name)
-{
-    rewarm_auto_fd int traces = -1;
-    rewarm_auto_free char *file = rewarm_str_format("%s.restore", name);
-    if (rewarm_str_check_name(name, NULL) != 0 || rewarm_run_dir("traces", &traces, NULL) != 0)
-        return;
-    unlinkat(traces, file, 0);
-    rewarm_trace_open(traces, file, NULL);
-}
-
 int rewarm_restore_start(struct rewarm_store *store, const struct rewarm_restore_options *options,
                          struct rewarm_restore **ret_restore, struct rewarm_error *err)
 {
@@ -270,7 +261,7 @@ int rewarm_restore_start(struct rewarm_store *store, const struct rewarm_restore
                                  .session = {.dirfd = -1, .journal_fd = -1},
                                  .guard = REWARM_GUARD_INIT,
                                  .start_ns = rewarm_time_now_ns()};
-    open_trace(options->snapshot);
+    rewarm_trace_begin(options->snapshot, "restore");
     int result = rewarm_stages_run("restore", stages, sizeof(stages) / sizeof(stages[0]),
                                    &r->session, r, NULL, err);
     if (result != 0) {
